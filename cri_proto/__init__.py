@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protobuf messages podferry speaks: the parts of CRI and containerd's API it uses, and its own."""
+"""The protobuf messages podferry speaks: the parts of CRI that it uses, and its own."""

@@ -45,7 +45,7 @@ def generate(target: Path) -> list[str]:
 
 
 def stale() -> list[str]:
-    """Names the stubs in the tree that differ from what ``protos/`` gives, missing ones included."""
+    """Names the stubs that differ from what ``protos/`` gives, missing ones included."""
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch)
         names = generate(fresh)

@@ -3,7 +3,7 @@
 
 An error of the backend is never one of these: it passes through verbatim.
 
-    PodferryError                 INTERNAL             our bug, or a machine in a state we do not know
+    PodferryError                 INTERNAL             our bug, or a state we do not know
     ├── InvalidInput              INVALID_ARGUMENT     fail: what was given is wrong
     │   ├── InvalidSettings                            the settings file or a drop-in
     │   ├── InvalidAnnotation                          a podferry.dev/ annotation of a pod
@@ -11,10 +11,10 @@ An error of the backend is never one of these: it passes through verbatim.
     ├── NotFound                  NOT_FOUND            fail: no such pod, container, hold or node
     ├── Refused                   FAILED_PRECONDITION  fail until the named thing is changed
     │   ├── SocketInUse                                a living process serves the socket
-    │   ├── HandoverRefused                            the running service does not give its socket up
-    │   ├── InstallRefused                             the node is laid out in a way we must not edit
-    │   └── MissingFeature                             kernel, CRIU or runtime lacks what is needed
-    ├── Unavailable               UNAVAILABLE          retry: the service or the runtime is not there
+    │   ├── HandoverRefused                            the service keeps its socket
+    │   ├── InstallRefused                             a layout we must not edit
+    │   └── MissingFeature                             kernel, CRIU or runtime lacks it
+    ├── Unavailable               UNAVAILABLE          retry: nobody answers just now
     ├── RuleFailed                INTERNAL             a rule broke on a pod that asked for podferry
     └── NativeError               INTERNAL             a call into the C library failed
 """
@@ -25,7 +25,7 @@ import enum
 
 
 class Code(enum.IntEnum):
-    """gRPC status codes by number (grpc/doc/statuscodes.md), kept here so that core needs no gRPC."""
+    """gRPC status codes by number (grpc/doc/statuscodes.md), so that core needs no gRPC."""
 
     OK = 0
     CANCELLED = 1
@@ -132,6 +132,8 @@ class NativeError(PodferryError):
         errno_value: the errno it met, 0 if none.
     """
 
-    def __init__(self, what: str, *, errno_value: int = 0, where: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, what: str, *, errno_value: int = 0, where: str = "", remedy: str = ""
+    ) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.errno_value = errno_value

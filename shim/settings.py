@@ -91,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Settings:
-    """Reads PATH and then, in the order of their names, the ``*.toml`` files in ``config.d`` beside it.
+    """Reads PATH and then, in order of name, the ``*.toml`` files in ``config.d`` beside it.
 
     A drop-in overrides single keys; lists are replaced, not joined.
 
