@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* libpodferry: the parts of podferry that Python cannot do or cannot do fast enough. */
+#pragma once
+
+#include "podferry/activity.h"
+#include "podferry/error.h"
+#include "podferry/probe.h"
