@@ -50,9 +50,15 @@ class HeldCalls:
 
 
 class Holds:
-    """All holds of the service."""
+    """All holds of the service.
 
-    def __init__(self) -> None:
+    Args:
+        origin: first part of the ids made here; holds of a predecessor keep theirs, so it must
+            differ between processes.
+    """
+
+    def __init__(self, origin: str = "hold") -> None:
+        self._origin = origin
         self._holds: dict[str, HeldCalls] = {}
         self._made = 0
 
@@ -60,9 +66,16 @@ class Holds:
         return iter(self._holds.values())
 
     def add(
-        self, pod: str, container: str, methods: Iterable[str], at_most_s: float, now_s: float
+        self,
+        pod: str,
+        container: str,
+        methods: Iterable[str],
+        at_most_s: float,
+        now_s: float,
+        *,
+        hold_id: str = "",
     ) -> HeldCalls:
-        """Makes a hold.
+        """Makes a hold, under a new id unless one is given.
 
         Raises:
             InvalidInput: the pod is not "namespace/name", a method cannot be held, or the time is
@@ -85,7 +98,8 @@ class Holds:
                 where="hold",
             )
         self._made += 1
-        hold = HeldCalls(f"h{self._made}", pod, container, chosen, now_s + at_most_s)
+        hold_id = hold_id or f"{self._origin}-{self._made}"
+        hold = HeldCalls(hold_id, pod, container, chosen, now_s + at_most_s)
         self._holds[hold.hold_id] = hold
         return hold
 

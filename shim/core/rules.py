@@ -86,8 +86,13 @@ ReplyVerdict = Pass | Changed
 class Rule(Protocol):
     """What every rule has; `BaseRule` gives the defaults."""
 
-    name: str
-    methods: Collection[str]
+    @property
+    def name(self) -> str:
+        """Names the rule in figures, logs and notes."""
+
+    @property
+    def methods(self) -> Collection[str]:
+        """Full names of the methods it wants to see."""
 
     def on_request(self, call: Call) -> RequestVerdict:
         """Decides about the request before the backend sees it."""

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`podferry serve`: the node service itself; systemd runs it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from shim import logs, settings
+
+
+@click.command()
+@click.option("--takeover", is_flag=True, hidden=True, help="Take the socket of a running service.")
+@click.pass_obj
+def serve(config: Path | None, takeover: bool) -> None:
+    """Run the node service in the foreground.
+
+    Serves CRI on `cri.listen` and passes every call to the runtime at `cri.runtime`. Normally
+    started by systemd (`podferry install`). Ends at SIGTERM after the calls under way.
+
+    \b
+    Exit status: 0 after SIGTERM or a handover, 1 if it could not start (the reason is on stderr).
+    """
+    from shim.server.service import Service
+
+    chosen = settings.load(config or settings.DEFAULT_PATH, required=config is not None)
+    logs.start(chosen.log.level)
+    asyncio.run(_serve(Service, chosen, takeover))
+
+
+async def _serve(service_class: type, chosen: settings.Settings, takeover: bool) -> None:
+    await service_class(chosen).run(takeover=takeover)  # grpc.aio binds to the running loop

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks the runtime, over CRI, who it is and what runs on the node."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from cri_proto import runtime_v1_pb2 as cri
+from shim.core.methods import RUNTIME
+from shim.core.policy import SILENT, Wishes, read_annotations
+from shim.core.registry import Container, Sandbox
+from shim.errors import InvalidAnnotation
+
+logger = logging.getLogger(__name__)
+
+LIST_TIMEOUT_S = 10.0
+VERSION_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All sandboxes and containers of the runtime at one moment."""
+
+    sandboxes: list[Sandbox]
+    containers: list[Container]
+
+
+async def version(channel: grpc.aio.Channel) -> cri.VersionResponse:
+    """The runtime's name and version.
+
+    Raises:
+        grpc.aio.AioRpcError: it does not answer, or answers with an error.
+    """
+    answer: cri.VersionResponse = await _call(
+        channel, "Version", cri.VersionRequest(), VERSION_TIMEOUT_S
+    )
+    return answer
+
+
+async def list_all(channel: grpc.aio.Channel) -> Listing:
+    """Everything the runtime has; sandboxes first, so that no container comes without its own.
+
+    Raises:
+        grpc.aio.AioRpcError: it does not answer, or answers with an error.
+    """
+    pods = await _call(channel, "ListPodSandbox", cri.ListPodSandboxRequest(), LIST_TIMEOUT_S)
+    made = await _call(channel, "ListContainers", cri.ListContainersRequest(), LIST_TIMEOUT_S)
+    return Listing(
+        [_sandbox(item) for item in pods.items],
+        [
+            Container(c.id, c.pod_sandbox_id, c.metadata.name, c.metadata.attempt)
+            for c in made.containers
+        ],
+    )
+
+
+def _sandbox(item: cri.PodSandbox) -> Sandbox:
+    return Sandbox(
+        sandbox_id=item.id,
+        namespace=item.metadata.namespace,
+        name=item.metadata.name,
+        uid=item.metadata.uid,
+        attempt=item.metadata.attempt,
+        labels=dict(item.labels),
+        wishes=_wishes(item),
+        runtime_handler=item.runtime_handler,
+    )
+
+
+def _wishes(item: cri.PodSandbox) -> Wishes:
+    try:
+        return read_annotations(item.annotations)
+    except InvalidAnnotation as error:
+        # It was made before podferry was here, or past it; it runs, so there is nobody to refuse.
+        logger.warning(
+            "annotation ignored pod=%s/%s reason=%r",
+            item.metadata.namespace, item.metadata.name, str(error),
+        )  # fmt: skip
+        return SILENT
+
+
+async def _call(channel: grpc.aio.Channel, name: str, request: Any, timeout_s: float) -> Any:
+    stub = channel.unary_unary(
+        RUNTIME + name,
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=getattr(cri, f"{name}Response").FromString,
+    )
+    return await stub(request, timeout=timeout_s)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries any call of any method to the runtime and back as bytes; knows no message.
+
+Known unary methods travel as unary calls, which costs half as much; all else travels as a stream
+in both directions, which is the same on the wire. Methods that a rule asked for go by way of
+`shim.server.interception`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from shim.core import methods
+from shim.core.calls import CallLedger, CallRecord
+from shim.server.interception import Interception
+
+# Headers that belong to a connection or to the gRPC library and not to the caller.
+_NOT_FORWARDED = frozenset({"user-agent", "te", "content-type", "grpc-timeout"})
+
+Pairs = tuple[tuple[str, str | bytes], ...]
+ServicerContext = Any  # grpc.aio.ServicerContext, generic in types that bytes do not have
+
+
+def forwarded(metadata: Any) -> Pairs:
+    """The caller's metadata without what belongs to its connection; order and doubles are kept."""
+    return tuple((key, value) for key, value in metadata or () if key not in _NOT_FORWARDED)
+
+
+class Passthrough(grpc.GenericRpcHandler):
+    """The handler of every call on the CRI socket.
+
+    Args:
+        channel: the channel to the runtime, made with `options.channel_options`.
+        ledger: where calls are counted.
+        interception: runs the rules; its methods are decoded, no others.
+        label: names a method in figures.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        ledger: CallLedger,
+        interception: Interception,
+        label: Callable[[str], str] = methods.label,
+    ) -> None:
+        self._channel = channel
+        self._ledger = ledger
+        self._interception = interception
+        self._label = label
+        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Finds or makes the handler of one method; every method has one."""
+        method = handler_call_details.method
+        handler = self._handlers.get(method)
+        if handler is None:
+            handler = self._make(method)
+            if method in methods.UNARY or method in methods.STREAMING:
+                self._handlers[method] = handler  # invented names would grow this without bound
+        return handler
+
+    def _make(self, method: str) -> grpc.RpcMethodHandler[bytes, bytes]:
+        if method in methods.UNARY:
+            unary = self._channel.unary_unary(method)
+
+            async def carry_unary(request: bytes, context: ServicerContext) -> bytes:
+                return await self._unary(method, unary, request, context)
+
+            return grpc.unary_unary_rpc_method_handler(carry_unary)
+        stream = self._channel.stream_stream(method)
+
+        async def carry_stream(_: object, context: ServicerContext) -> None:
+            await self._stream(method, stream, context)
+
+        return grpc.stream_stream_rpc_method_handler(carry_stream)
+
+    async def _unary(
+        self, method: str, multicallable: Any, request: bytes, context: ServicerContext
+    ) -> bytes:
+        record = self._ledger.begin(method, time.monotonic())
+        record.request_bytes = len(request)
+        code = "CANCELLED"  # what it is if none of the lines below comes to say otherwise
+
+        async def backend(data: bytes) -> bytes:
+            nonlocal code
+            begun_s = time.monotonic()
+            call = multicallable(
+                data,
+                timeout=context.time_remaining(),
+                metadata=forwarded(context.invocation_metadata()),
+            )
+            try:
+                reply: bytes = await call
+            finally:
+                record.backend_s += time.monotonic() - begun_s
+            initial = await call.initial_metadata()
+            if initial:
+                await context.send_initial_metadata(tuple(initial))
+            trailing = await call.trailing_metadata()
+            if trailing:
+                context.set_trailing_metadata(tuple(trailing))
+            return reply
+
+        try:
+            if self._interception.wants(method):
+                reply = await self._interception.run(record, request, backend, context)
+            else:
+                reply = await backend(request)
+            record.reply_bytes = len(reply)
+            code = "OK"
+            return reply
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            await _abort_as(error, context)
+            raise  # not reached: abort raises
+        except grpc.aio.AbortError:
+            code = getattr(context.code(), "name", "UNKNOWN")
+            raise
+        finally:
+            self._ledger.end(record, self._label(method), code, time.monotonic())
+
+    async def _stream(self, method: str, multicallable: Any, context: ServicerContext) -> None:
+        record = self._ledger.begin(method, time.monotonic(), stream=True)
+        code = "CANCELLED"
+        call = multicallable(
+            timeout=context.time_remaining(), metadata=forwarded(context.invocation_metadata())
+        )
+        upward = asyncio.create_task(_pump_requests(record, context, call))
+        try:
+            await _pump_replies(record, call, context)
+            code = "OK"
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            await _abort_as(error, context)
+        finally:
+            upward.cancel()
+            call.cancel()  # no effect once the backend has ended the call
+            with contextlib.suppress(asyncio.CancelledError):
+                await upward
+            self._ledger.end(record, self._label(method), code, time.monotonic())
+
+
+async def _pump_requests(record: CallRecord, context: ServicerContext, call: Any) -> None:
+    # A backend may end the call before it has read everything; what it then says is told by the
+    # other pump, so errors of writing are not ours to tell.
+    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+        while (message := await context.read()) is not grpc.aio.EOF:
+            record.request_bytes += len(message)
+            await call.write(message)
+        await call.done_writing()
+
+
+async def _pump_replies(record: CallRecord, call: Any, context: ServicerContext) -> None:
+    initial = await call.initial_metadata()
+    if not call.done():  # a call that ends without a message has all its metadata in the trailer
+        await context.send_initial_metadata(tuple(initial))
+    while (message := await call.read()) is not grpc.aio.EOF:
+        record.reply_bytes += len(message)
+        await context.write(message)
+    code = await call.code()
+    if code is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            code, initial, await call.trailing_metadata(), details=await call.details()
+        )
+    context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+
+
+async def _abort_as(error: grpc.aio.AioRpcError, context: ServicerContext) -> None:
+    """Ends our call as the backend ended its own: code, text and metadata verbatim."""
+    initial = error.initial_metadata()
+    if initial:
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+            await context.send_initial_metadata(tuple(initial))
+    # abort() wants a tuple: given a Metadata object it raises TypeError, and the caller would get
+    # UNKNOWN in place of the backend's code.
+    await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node service: makes the parts, starts and stops them, and passes the socket to a successor.
+
+Phases: starting, serving, retiring (a successor has the socket; open calls are finished), stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import grpc
+
+from cri_proto import control_pb2_grpc
+from shim.core.calls import CallLedger
+from shim.core.registry import Registry
+from shim.core.rules import RuleBook
+from shim.errors import HandoverRefused, Refused
+from shim.rules.hold import Hold
+from shim.rules.remember import Remember
+from shim.rules.settle import Settle
+from shim.runtime.recollection import Recollection
+from shim.server import calllog
+from shim.server.control import Control
+from shim.server.interception import Interception
+from shim.server.metrics import Metrics
+from shim.server.notify import notify, watchdog_interval_s
+from shim.server.options import channel_options, server_options
+from shim.server.passthrough import Passthrough
+from shim.server.predecessor import Predecessor, control_path
+from shim.server.sockets import ONLY_US, PublicSocket, ownership_of
+from shim.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SELF_CHECK_S = 0.5
+TAKEOVER_RECALL_S = 5.0
+METRICS_ADDRESS_TRIES = 50
+METRICS_RETRY_S = 0.2
+
+
+class Service:
+    """One process of the service.
+
+    Args:
+        settings: the node's settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.phase = "starting"
+        self.ledger = CallLedger()
+        self.registry = Registry()
+        self.channel = grpc.aio.insecure_channel(
+            f"unix:{settings.cri.runtime}", options=channel_options()
+        )
+        self.recollection = Recollection(self.channel, self.registry, self._follow_runtime)
+        self.hold_rule = Hold()
+        book = RuleBook(
+            [
+                Settle(self.registry, self.recollection),
+                Remember(self.registry),
+                self.hold_rule,
+            ]
+        )
+        self.interception = Interception(book, self.recollection.doubt)
+        self.metrics = Metrics(self.ledger, self.registry, self.recollection, self.interception)
+        self._cri = grpc.aio.server(options=server_options(settings.cri.connection_age_s))
+        self._cri.add_generic_rpc_handlers(
+            (Passthrough(self.channel, self.ledger, self.interception),)
+        )
+        self._control = grpc.aio.server()
+        control_pb2_grpc.add_ControlServicer_to_server(Control(self), self._control)
+        self._cri_socket = PublicSocket(Path(settings.cri.listen))
+        self._control_socket = PublicSocket(control_path(settings.service.run_dir))
+        self._predecessor: Predecessor | None = None
+        self._successor: asyncio.subprocess.Process | None = None
+        self._stop = asyncio.Event()
+        self._retired = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def run(self, *, takeover: bool = False) -> None:
+        """Serves until SIGTERM, or until a successor has taken over and all calls are done.
+
+        Args:
+            takeover: whether to take the socket from a running service.
+
+        Raises:
+            SocketInUse: a living process serves the socket and this is no takeover.
+            HandoverRefused: there is no service to take over from.
+            InvalidInput: a socket path cannot be one.
+        """
+        calllog.start(self.ledger)
+        self._bind()
+        await self._cri.start()
+        await self._control.start()
+        self._spawn(self.recollection.run())
+        try:
+            if takeover:
+                await self._take_over()
+            else:
+                self._publish(from_pid=0)
+            self.phase = "serving"
+            logger.info("serving socket=%s runtime=%s pid=%d", self.settings.cri.listen,
+                        self.settings.cri.runtime, os.getpid())  # fmt: skip
+            self._spawn(self._listen_for_metrics())
+            self._spawn(self._guard_sockets())
+            self._spawn(self._feed_watchdog())
+            for signal_number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(signal_number, self._stop.set)
+            notify(f"MAINPID={os.getpid()}", "READY=1", "STATUS=serving")
+            await self._stop.wait()
+        finally:
+            await self._shut_down()
+
+    def _bind(self) -> None:
+        # The directory is private and so is the name, so the umask only guards against its owner.
+        previous = os.umask(0o177)
+        try:
+            for server, sock in (
+                (self._cri, self._cri_socket),
+                (self._control, self._control_socket),
+            ):
+                os.umask(0o022)
+                sock.prepare()
+                os.umask(0o177)
+                server.add_insecure_port(sock.address)
+        finally:
+            os.umask(previous)
+
+    def _publish(self, from_pid: int) -> None:
+        ownership = ownership_of(Path(self.settings.cri.runtime)) or ONLY_US
+        with self._cri_socket.claim(from_pid=from_pid):
+            self._cri_socket.publish(ownership)
+        with self._control_socket.claim(from_pid=from_pid):
+            self._control_socket.publish(ONLY_US)
+
+    def _follow_runtime(self) -> None:
+        # Called when the runtime is reached: its socket may have been made anew, with other rights.
+        ownership = ownership_of(Path(self.settings.cri.runtime))
+        if ownership and self.phase != "starting":
+            self._cri_socket.follow(ownership)
+
+    # ---- handover, the successor's side
+
+    async def _take_over(self) -> None:
+        predecessor = Predecessor(control_path(self.settings.service.run_dir))
+        status = await predecessor.status()
+        await self.recollection.settled(TAKEOVER_RECALL_S)
+        for hold in status.holds:
+            if hold.remaining_s > 0:
+                self.hold_rule.adopt(
+                    hold.hold_id, hold.pod, hold.container, hold.methods, hold.remaining_s
+                )
+        self._publish(from_pid=status.pid)
+        notify(f"MAINPID={os.getpid()}")
+        await predecessor.retire(os.getpid())
+        self._predecessor = predecessor
+        logger.info("took the socket over predecessor=%d", status.pid)
+
+    async def release_in_predecessor(self, hold_id: str) -> int:
+        """Lets go the calls that wait in a process that this one replaced; 0 if there is none."""
+        return await self._predecessor.release(hold_id) if self._predecessor else 0
+
+    # ---- handover, the predecessor's side
+
+    async def start_successor(self, at_most_s: float) -> int:
+        """Starts this program anew, as it is on disk now, and waits until it serves the socket.
+
+        Args:
+            at_most_s: how long the successor may take.
+
+        Returns:
+            Its pid.
+
+        Raises:
+            Refused: a handover is under way already.
+            HandoverRefused: the successor ended or did not serve in time; this process serves on.
+        """
+        if self._successor is not None or self.phase != "serving":
+            raise Refused("a handover is under way", where="handover", remedy="wait for its end")
+        command = [sys.executable, *(a for a in sys.orig_argv[1:] if a != "--takeover")]
+        self._successor = await asyncio.create_subprocess_exec(*command, "--takeover")
+        pid = self._successor.pid
+        exited = asyncio.create_task(self._successor.wait())
+        retired = asyncio.create_task(self._retired.wait())
+        await asyncio.wait(
+            {exited, retired}, timeout=at_most_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        retired.cancel()
+        if self._retired.is_set():
+            return pid
+        if not exited.done():
+            self._successor.kill()
+            await exited
+        self._successor = None
+        self._put_sockets_back()
+        how = f"exit status {exited.result()}" if exited.done() else "killed: too slow"
+        raise HandoverRefused(
+            f"the successor did not come to serve ({how})",
+            where="handover",
+            remedy="the running service serves on; the successor's reason is in the log above",
+        )
+
+    def retire(self, successor_pid: int) -> None:
+        """Notes that a successor serves: finish the open calls, then stop."""
+        if self.phase == "retiring":
+            return
+        self.phase = "retiring"
+        logger.info("retiring successor=%d calls=%d", successor_pid, len(self.ledger.in_flight))
+        self._retired.set()
+        self._spawn(self._linger())
+
+    async def _linger(self) -> None:
+        await asyncio.to_thread(self.metrics.close)
+        # Every client of ours has been told to reconnect after one connection age, give or take a
+        # tenth (gRPC A9), and thereby reaches the successor.
+        await asyncio.sleep(self.settings.cri.connection_age_s * 1.1 + 1.0)
+        give_up_s = asyncio.get_running_loop().time() + self.settings.service.linger_calls_s
+        while self.ledger.finite_in_flight() and asyncio.get_running_loop().time() < give_up_s:
+            await asyncio.sleep(SELF_CHECK_S)
+        logger.info("retired calls_cut=%d", len(self.ledger.in_flight))
+        self._stop.set()
+
+    def _put_sockets_back(self) -> None:
+        for sock in (self._cri_socket, self._control_socket):
+            if not sock.is_in_place():
+                logger.warning("socket put back path=%s", sock.public)
+                self._publish(from_pid=0)
+                return
+
+    # ---- background
+
+    async def _guard_sockets(self) -> None:
+        # Somebody may remove the path, or a successor may die between renaming and serving. A
+        # living process at the path is never pushed aside.
+        while self.phase == "serving":
+            await asyncio.sleep(SELF_CHECK_S)
+            if self._successor is None:
+                with contextlib.suppress(Refused, OSError):
+                    self._put_sockets_back()
+
+    async def _feed_watchdog(self) -> None:
+        interval_s = watchdog_interval_s()
+        while interval_s and self.phase == "serving":
+            notify("WATCHDOG=1")
+            await asyncio.sleep(interval_s)
+
+    async def _listen_for_metrics(self) -> None:
+        # A predecessor gives the address up only after it has heard that it may retire.
+        for _ in range(METRICS_ADDRESS_TRIES if self._predecessor else 1):
+            if self.metrics.listen(self.settings.metrics.listen):
+                return
+            await asyncio.sleep(METRICS_RETRY_S)
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._background.add(task)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # Without its background parts the service would lie; a new process is better.
+            logger.critical("background part failed", exc_info=task.exception())
+            self._stop.set()
+
+    async def _shut_down(self) -> None:
+        if self.phase == "serving":
+            notify("STOPPING=1")
+        self.phase = "stopped"
+        for sock in (self._cri_socket, self._control_socket):
+            sock.withdraw()
+        await self._cri.stop(self.settings.service.stop_grace_s)
+        await self._control.stop(0)
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.to_thread(self.metrics.close)
+        if self._predecessor:
+            await self._predecessor.close()
+        await self.channel.close()
