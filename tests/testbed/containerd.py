@@ -58,7 +58,7 @@ class Containerd:
 
     def __init__(self, inside: Namespaces) -> None:
         self.inside = inside
-        self.daemon = Daemon(inside, "containerd", ["/usr/bin/containerd", "--log-level=debug"])
+        self.daemon = Daemon(inside, "containerd", ["/usr/bin/containerd"])
 
     @property
     def socket(self) -> Path:
