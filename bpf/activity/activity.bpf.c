@@ -34,9 +34,9 @@ static __always_inline void note(struct pf_addresses *addresses, __u64 bytes)
 
 	/* Not `if (!to && !from) return`: clang joins the pointers by OR, which no verifier allows. */
 	if (to)
-		count(&to->to, bytes);
+		count(&to->received, bytes);
 	if (from)
-		count(&from->from, bytes);
+		count(&from->sent, bytes);
 }
 
 /* Fragments of a jumbo frame are allowed: the headers are in the first one. */

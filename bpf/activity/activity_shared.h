@@ -15,6 +15,6 @@ struct pf_activity_count {
 };
 
 struct pf_activity_value {
-	struct pf_activity_count to;   /* the address is the destination */
-	struct pf_activity_count from; /* the address is the source */
+	struct pf_activity_count received; /* the address is the destination */
+	struct pf_activity_count sent;     /* the address is the source */
 };

@@ -8,8 +8,8 @@ struct pf_activity_direction {
 };
 
 struct pf_activity_record {
-	struct pf_activity_direction to;
-	struct pf_activity_direction from;
+	struct pf_activity_direction received;
+	struct pf_activity_direction sent;
 };
 
 static const int PF_ACTIVITY_XDP;

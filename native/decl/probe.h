@@ -14,6 +14,8 @@ int pf_probe_pidfd_getfd(struct pf_error *err);
 int pf_probe_ptrace(struct pf_error *err);
 int pf_probe_tcp_repair(struct pf_error *err);
 int pf_probe_sock_diag(uint32_t *present, struct pf_error *err);
+int pf_probe_link_kind(const char *kind, struct pf_error *err);
+int pf_probe_qdisc_kind(const char *kind, struct pf_error *err);
 int pf_probe_xdp_generic(struct pf_error *err);
 int pf_probe_tcx(struct pf_error *err);
 int pf_probe_clsact(struct pf_error *err);

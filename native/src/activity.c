@@ -24,8 +24,7 @@ _Static_assert(sizeof(struct pf_activity_record) == sizeof(struct pf_activity_va
 struct pf_activity {
 	struct activity_bpf *skeleton;
 	int map_fd; /* the skeleton's, not ours */
-	int cpus;
-	struct pf_activity_value *values; /* one per possible CPU, scratch of pf_activity_read */
+	int cpus;   /* possible ones: the kernel copies a value for each */
 };
 
 static int quiet(enum libbpf_print_level level, const char *format, va_list args)
@@ -93,11 +92,6 @@ int pf_activity_open(struct pf_activity **out, const char *pin_dir, char *verifi
 		code = pf_fail(err, activity->cpus, "cannot tell the number of possible CPUs");
 		goto failed;
 	}
-	activity->values = calloc((size_t)activity->cpus, sizeof(*activity->values));
-	if (!activity->values) {
-		code = pf_fail(err, -ENOMEM, "out of memory");
-		goto failed;
-	}
 	before = libbpf_set_print(quiet); /* what it would print is in the error and the log */
 	code = load(activity, pin_dir, verifier_log, verifier_log_bytes, err);
 	libbpf_set_print(before);
@@ -115,7 +109,6 @@ void pf_activity_close(struct pf_activity *activity)
 	if (!activity)
 		return;
 	activity_bpf__destroy(activity->skeleton);
-	free(activity->values);
 	free(activity);
 }
 
@@ -131,11 +124,14 @@ int pf_activity_program_fd(const struct pf_activity *activity, int program)
 	}
 }
 
-int pf_activity_watch(struct pf_activity *activity, const uint8_t address[16],
-		      struct pf_error *err)
+static struct pf_activity_value *values_of_all_cpus(const struct pf_activity *activity)
 {
-	PF_AUTO_FREE struct pf_activity_value *zero =
-		calloc((size_t)activity->cpus, sizeof(*zero));
+	return calloc((size_t)activity->cpus, sizeof(struct pf_activity_value));
+}
+
+int pf_activity_watch(struct pf_activity *activity, const uint8_t address[16], struct pf_error *err)
+{
+	PF_AUTO_FREE struct pf_activity_value *zero = values_of_all_cpus(activity);
 
 	if (!zero)
 		return pf_fail(err, -ENOMEM, "out of memory");
@@ -172,16 +168,19 @@ static void add(struct pf_activity_direction *sum, const struct pf_activity_coun
 int pf_activity_read(struct pf_activity *activity, const uint8_t address[16],
 		     struct pf_activity_record *out, struct pf_error *err)
 {
+	PF_AUTO_FREE struct pf_activity_value *values = values_of_all_cpus(activity);
 	struct pf_activity_record sum = {0};
 
-	if (bpf_map_lookup_elem(activity->map_fd, address, activity->values) < 0) {
+	if (!values)
+		return pf_fail(err, -ENOMEM, "out of memory");
+	if (bpf_map_lookup_elem(activity->map_fd, address, values) < 0) {
 		if (errno == ENOENT)
 			return pf_fail(err, -ENOENT, "the address is not watched");
 		return pf_fail_errno(err, "cannot read the address's counters");
 	}
 	for (int cpu = 0; cpu < activity->cpus; cpu++) {
-		add(&sum.to, &activity->values[cpu].to);
-		add(&sum.from, &activity->values[cpu].from);
+		add(&sum.received, &values[cpu].received);
+		add(&sum.sent, &values[cpu].sent);
 	}
 	*out = sum;
 	return 0;

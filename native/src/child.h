@@ -23,4 +23,7 @@ int pf_child_value(struct pf_child *child, int *value, struct pf_error *err);
 void pf_child_end(struct pf_child *child);
 
 #define PF_AUTO_CHILD __attribute__((cleanup(pf_child_end)))
-#define PF_CHILD_NONE {.pid = 0, .status_fd = -1}
+#define PF_CHILD_NONE                                                                              \
+	{                                                                                          \
+		.pid = 0, .status_fd = -1                                                          \
+	}

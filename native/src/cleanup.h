@@ -28,6 +28,6 @@ static inline void pf_cleanup_mapping(struct pf_mapping *mapping)
 		munmap(mapping->start, mapping->bytes);
 }
 
-#define PF_AUTO_FD __attribute__((cleanup(pf_cleanup_fd)))
-#define PF_AUTO_FREE __attribute__((cleanup(pf_cleanup_free)))
+#define PF_AUTO_FD      __attribute__((cleanup(pf_cleanup_fd)))
+#define PF_AUTO_FREE    __attribute__((cleanup(pf_cleanup_free)))
 #define PF_AUTO_MAPPING __attribute__((cleanup(pf_cleanup_mapping)))

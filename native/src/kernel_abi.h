@@ -31,14 +31,14 @@ struct pf_pm_scan_arg {
 
 _Static_assert(sizeof(struct pf_pm_scan_arg) == 96, "the size is part of the ioctl's number");
 
-#define PF_PAGEMAP_SCAN _IOWR('f', 16, struct pf_pm_scan_arg)
-#define PF_PAGE_IS_WRITTEN (1ULL << 1)
-#define PF_PM_SCAN_WP_MATCHING (1ULL << 0)
+#define PF_PAGEMAP_SCAN          _IOWR('f', 16, struct pf_pm_scan_arg)
+#define PF_PAGE_IS_WRITTEN       (1ULL << 1)
+#define PF_PM_SCAN_WP_MATCHING   (1ULL << 0)
 #define PF_PM_SCAN_CHECK_WPASYNC (1ULL << 1)
 
 /* userfaultfd.h */
 #define PF_UFFD_FEATURE_WP_UNPOPULATED (1ULL << 13)
-#define PF_UFFD_FEATURE_WP_ASYNC (1ULL << 15)
+#define PF_UFFD_FEATURE_WP_ASYNC       (1ULL << 15)
 
 /* bpf.h, enum bpf_attach_type */
 #define PF_BPF_TCX_INGRESS 46

@@ -104,9 +104,9 @@ static int attach_and_count(void *argument, struct pf_error *err)
 		code = pf_activity_read(attachment->activity, loopback_address, &record, err);
 	if (code < 0)
 		return code;
-	if (record.to.packets != 1 || record.to.last_ns == 0)
+	if (record.received.packets != 1 || record.received.last_ns == 0)
 		return pf_fail(err, -ENODATA, "a datagram was sent and the program saw %llu",
-			       (unsigned long long)record.to.packets);
+			       (unsigned long long)record.received.packets);
 	return 0;
 }
 

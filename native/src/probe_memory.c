@@ -16,7 +16,7 @@
 #include "error.h"
 #include "kernel_abi.h"
 
-#define PROBE_PAGES 8
+#define PROBE_PAGES    8
 #define SOFT_DIRTY_BIT 55
 
 static int open_userfaultfd(int *fd, uint64_t wanted, uint64_t *features, struct pf_error *err)
@@ -88,8 +88,8 @@ int pf_probe_userfaultfd(uint64_t *features, struct pf_error *err)
 }
 
 /* Has the kernel report and protect again what was written; FOUND gets the number of pages. */
-static int scan_written(int pagemap, const struct pf_mapping *mapping,
-			struct pf_page_region *first, uint64_t *found, struct pf_error *err)
+static int scan_written(int pagemap, const struct pf_mapping *mapping, struct pf_page_region *first,
+			uint64_t *found, struct pf_error *err)
 {
 	struct pf_page_region regions[PROBE_PAGES];
 	struct pf_pm_scan_arg scan = {
@@ -128,9 +128,8 @@ static int expect_written(int pagemap, const struct pf_mapping *mapping, size_t 
 	if (code < 0)
 		return code;
 	if (found != 1 || region.start != (uintptr_t)address)
-		return pf_fail(err, -ENODATA,
-			       "page %zu was written and %llu pages were reported", page,
-			       (unsigned long long)found);
+		return pf_fail(err, -ENODATA, "page %zu was written and %llu pages were reported",
+			       page, (unsigned long long)found);
 	return 0;
 }
 

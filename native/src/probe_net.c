@@ -21,7 +21,7 @@
 #include "error.h"
 #include "netns.h"
 
-#define REPAIR_SEQUENCE 0x0badcafeu
+#define REPAIR_SEQUENCE  0x0badcafeu
 #define TCP_LISTEN_STATE 10 /* the kernel's TCP_LISTEN */
 
 static int set_tcp(int fd, int option, int value, const char *name, struct pf_error *err)
@@ -120,8 +120,8 @@ static int dump_inet(int fd, uint8_t protocol, uint32_t inode, struct dump *dump
 	struct diag_request request = {
 		.body.inet = {.sdiag_family = AF_INET,
 			      .sdiag_protocol = protocol,
-			      .idiag_states = protocol == IPPROTO_TCP ? 1u << TCP_LISTEN_STATE
-								      : ~0u},
+			      .idiag_states =
+				      protocol == IPPROTO_TCP ? 1u << TCP_LISTEN_STATE : ~0u},
 	};
 
 	return dump_family(fd, &request, sizeof(request.body.inet), inode, dump, err);
@@ -146,8 +146,8 @@ static int dump_others(int fd, uint32_t *present, struct pf_error *err)
 
 	for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
 		struct dump dump;
-		int code = dump_family(fd, families[i].request, families[i].body_bytes, 0, &dump,
-				       err);
+		int code =
+			dump_family(fd, families[i].request, families[i].body_bytes, 0, &dump, err);
 
 		if (code < 0)
 			return code;

@@ -19,7 +19,7 @@
 #include "cleanup.h"
 #include "error.h"
 
-#define IN_THE_CHILD 0x600d
+#define IN_THE_CHILD     0x600d
 #define SET_TID_ATTEMPTS 16
 
 static int write_value(void *argument)

@@ -27,6 +27,16 @@ static int sock_diag_probe(struct pf_error *err)
 	return pf_probe_sock_diag(&diag, err);
 }
 
+static int veth_probe(struct pf_error *err)
+{
+	return pf_probe_link_kind("veth", err);
+}
+
+static int plug_probe(struct pf_error *err)
+{
+	return pf_probe_qdisc_kind("plug", err);
+}
+
 static const struct {
 	const char *name;
 	int (*run)(struct pf_error *err);
@@ -40,6 +50,8 @@ static const struct {
 	{"ptrace", pf_probe_ptrace},
 	{"tcp_repair", pf_probe_tcp_repair},
 	{"sock_diag", sock_diag_probe},
+	{"veth", veth_probe},
+	{"plug", plug_probe},
 	{"xdp_generic", pf_probe_xdp_generic},
 	{"tcx", pf_probe_tcx},
 	{"clsact", pf_probe_clsact},
@@ -131,8 +143,20 @@ static void a_namespace_is_new_and_its_bodys_code_comes_back(void)
 	CHECK(inside != network_namespace());
 }
 
+static void an_unknown_kind_is_told(void)
+{
+	struct pf_error err = {0};
+	int code = pf_probe_link_kind("nokind", &err);
+
+	CHECK(code == -EOPNOTSUPP || code == -EPERM);
+	code = pf_probe_qdisc_kind("nokind", &err);
+	CHECK(code == -ENOENT || code == -EPERM);
+	CHECK_EQUAL(pf_probe_link_kind("a kind whose name fits into no message", &err), -EINVAL);
+}
+
 int main(void)
 {
+	an_unknown_kind_is_told();
 	a_child_answers_and_a_dead_one_is_told();
 	a_namespace_is_new_and_its_bodys_code_comes_back();
 	every_probe_answers_and_leaves_nothing();

@@ -24,8 +24,8 @@ struct pf_activity_direction {
 };
 
 struct pf_activity_record {
-	struct pf_activity_direction to;
-	struct pf_activity_direction from;
+	struct pf_activity_direction received;
+	struct pf_activity_direction sent;
 };
 
 /* Loads the programs. With PIN_DIR (a directory of a bpf file system, made if absent) the map is

@@ -48,6 +48,11 @@ enum pf_diag {
 /* PRESENT gets the pf_diag bits of the families that sock_diag lists. */
 int pf_probe_sock_diag(uint32_t *present, struct pf_error *err);
 
+/* Makes a device (or, on lo, a queueing discipline) of this kind in a network namespace of its own:
+ * -EOPNOTSUPP or -ENOENT where the kernel does not know the kind. The kernel may load its module. */
+int pf_probe_link_kind(const char *kind, struct pf_error *err);
+int pf_probe_qdisc_kind(const char *kind, struct pf_error *err);
+
 /* Each attaches the activity program to the loopback of a network namespace of its own, sends a
  * datagram to 127.0.0.1 and reads that it was counted. */
 int pf_probe_xdp_generic(struct pf_error *err);
