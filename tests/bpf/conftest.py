@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the BPF tests need: root, the extension, and a kernel that loads the programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from shim._native import Activity
+from shim.errors import MissingFeature, NativeError
+
+
+@pytest.fixture
+def activity() -> Iterator[Activity]:
+    """The activity programs, loaded; skips where this machine cannot load any BPF program."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to load BPF programs")
+    try:
+        loaded = Activity()
+    except MissingFeature as error:
+        pytest.skip(str(error))
+    except NativeError as error:
+        # EACCES and EINVAL are the verifier's: a program of ours that it refuses is a failure.
+        if error.errno_value not in (1, 38):  # EPERM, ENOSYS: no BPF here
+            raise
+        pytest.skip(f"BPF is not allowed here: {error}")
+    with loaded:
+        yield loaded
