@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,14 +41,18 @@ def test_every_proof_ends_in_yes_or_a_reason(feature: _native.Feature) -> None:
         assert error.errno_value > 0
 
 
+def open_descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
 def test_proofs_leave_no_descriptor() -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for feature in _native.Feature:
         try:
             _native.prove(feature)
         except NativeError:
             continue
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_shim_is_imported_without_the_extension_and_says_so_when_it_is_needed() -> None:

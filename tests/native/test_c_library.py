@@ -19,9 +19,9 @@ def test_the_c_tests_pass_under_the_sanitizers(tmp_path: Path) -> None:
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool} (see scripts/apt-packages.txt)")
     for command in (
-        ["cmake", "-S", ROOT, "-B", tmp_path],
-        ["cmake", "--build", tmp_path, "--parallel", "2"],
-        ["ctest", "--test-dir", tmp_path, "--output-on-failure", "--no-tests=error"],
+        ["cmake", "-S", str(ROOT), "-B", str(tmp_path)],
+        ["cmake", "--build", str(tmp_path), "--parallel", "2"],
+        ["ctest", "--test-dir", str(tmp_path), "--output-on-failure", "--no-tests=error"],
     ):
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
