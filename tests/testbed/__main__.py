@@ -16,8 +16,8 @@ def main() -> None:
 
 @main.command("engine")
 def engine_command() -> None:
-    """Make sure that a Docker engine answers."""
-    version = engine.ensure().version()
+    """Make sure that a Docker engine answers, and keep it running."""
+    version = engine.ensure(keep=True).version()
     click.echo(f"Docker engine {version['Version']}, API {version['ApiVersion']}")
 
 

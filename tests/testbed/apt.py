@@ -29,12 +29,10 @@ def debian_mirror(root: Path = SOURCES) -> str:
 
 def proxies() -> dict[str, str]:
     """The proxies that apt is configured with, as environment variables."""
+    keys = ["HTTP", "Acquire::http::Proxy", "HTTPS", "Acquire::https::Proxy"]
     try:
         said = subprocess.run(
-            ["apt-config", "shell", "HTTP", "Acquire::http::Proxy", "HTTPS", "Acquire::https::Proxy"],
-            capture_output=True,
-            text=True,
-            check=False,
+            ["apt-config", "shell", *keys], capture_output=True, text=True, check=False
         ).stdout
     except FileNotFoundError:
         return {}
@@ -44,7 +42,8 @@ def proxies() -> dict[str, str]:
 
 def _uris(root: Path) -> Iterator[str]:
     parts = root / "sources.list.d"
-    for path in [*sorted(parts.glob("*.sources")), root / "sources.list", *sorted(parts.glob("*.list"))]:
+    one_line = [root / "sources.list", *sorted(parts.glob("*.list"))]
+    for path in [*sorted(parts.glob("*.sources")), *one_line]:
         try:
             text = path.read_text("utf-8", "replace")
         except OSError:

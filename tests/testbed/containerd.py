@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Owns a node's containerd: its configuration, its life, and the images it is given at the start."""
+"""Owns a node's containerd: its configuration, its life, and the images it is given."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ imports = ["/etc/containerd/conf.d/*.toml"]
 [plugins."io.containerd.nri.v1.nri"]
   plugin_request_timeout = "10s"
 {extra}"""
-
 
 
 def config(*, restrict_oom_score_adj: bool, extra: str = "") -> str:

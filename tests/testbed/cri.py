@@ -88,7 +88,7 @@ class CriClient:
         return answer
 
     def events(self) -> Any:
-        """The stream of container events: iterable, with ``cancel()``; no deadline, as kubelet's."""
+        """The stream of container events, with ``cancel()``; no deadline, as kubelet's."""
         return self._runtime.unary_stream(
             f"{RUNTIME}/GetContainerEvents",
             request_serializer=pb.GetEventsRequest.SerializeToString,
@@ -117,9 +117,7 @@ class CriClient:
     def run_pod_sandbox(self, config: pb.PodSandboxConfig, handler: str = "") -> str:
         """Starts a sandbox and returns its id; kubelet allows twice the usual time."""
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        reply = self.call(
-            "RunPodSandbox", request, pb.RunPodSandboxResponse, 2 * BASE_DEADLINE_S
-        )
+        reply = self.call("RunPodSandbox", request, pb.RunPodSandboxResponse, 2 * BASE_DEADLINE_S)
         return str(reply.pod_sandbox_id)
 
     def stop_pod_sandbox(self, sandbox_id: str) -> None:
@@ -167,9 +165,7 @@ class CriClient:
     def stop_container(self, container_id: str, grace_s: int = 30) -> None:
         """SIGTERM, and SIGKILL after the grace period, which kubelet adds to the deadline."""
         request = pb.StopContainerRequest(container_id=container_id, timeout=grace_s)
-        self.call(
-            "StopContainer", request, pb.StopContainerResponse, BASE_DEADLINE_S + grace_s
-        )
+        self.call("StopContainer", request, pb.StopContainerResponse, BASE_DEADLINE_S + grace_s)
 
     def remove_container(self, container_id: str) -> None:
         """Removes a container; a running one is stopped."""
@@ -194,7 +190,7 @@ class CriClient:
     def exec_sync(
         self, container_id: str, argv: list[str], timeout_s: int = 0
     ) -> pb.ExecSyncResponse:
-        """Runs a command in a container; without a time limit there is no deadline, as in kubelet."""
+        """Runs a command in a container; no time limit means no deadline, as in kubelet."""
         request = pb.ExecSyncRequest(container_id=container_id, cmd=argv, timeout=timeout_s)
         deadline_s = BASE_DEADLINE_S + timeout_s if timeout_s else None
         return self.call("ExecSync", request, pb.ExecSyncResponse, deadline_s)
@@ -207,9 +203,7 @@ class CriClient:
     def list_container_stats(self) -> list[pb.ContainerStats]:
         """The same of all containers."""
         request = pb.ListContainerStatsRequest(filter=pb.ContainerStatsFilter())
-        return list(
-            self.call("ListContainerStats", request, pb.ListContainerStatsResponse).stats
-        )
+        return list(self.call("ListContainerStats", request, pb.ListContainerStatsResponse).stats)
 
     # ---- images
 
@@ -221,9 +215,7 @@ class CriClient:
     def list_images(self) -> list[pb.Image]:
         """Every image."""
         request = pb.ListImagesRequest(filter=pb.ImageFilter())
-        return list(
-            self.call("ListImages", request, pb.ListImagesResponse, service=IMAGE).images
-        )
+        return list(self.call("ListImages", request, pb.ListImagesResponse, service=IMAGE).images)
 
     def image_fs_info(self) -> pb.ImageFsInfoResponse:
         """The use of the file system that holds images."""

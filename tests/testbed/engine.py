@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Owns the Docker engine: finds one that answers, or installs and starts one, and stops that one."""
+"""Owns the Docker engine: finds one that answers, or starts one, and stops that one."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 # testcontainers reads these when it is imported. Its reaper is an image from a registry, which a
 # testbed must not depend on; tests/testbed/run.py does its work.
@@ -26,6 +28,7 @@ from tests.testbed.errors import EngineMissing
 STATE_DIR = Path(os.environ.get("PODFERRY_TESTBED_STATE", "/var/lib/podferry-testbed"))
 ENGINE_DIR = STATE_DIR / "engine"
 PID_FILE = ENGINE_DIR / "dockerd.pid"
+KEEP_FILE = ENGINE_DIR / "keep"
 LOG_FILE = ENGINE_DIR / "dockerd.log"
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
@@ -45,6 +48,52 @@ def locked(name: str) -> Iterator[None]:
         yield
 
 
+class _Users:
+    """Counts the processes that use the engine: each holds a shared lock while it does."""
+
+    def __init__(self) -> None:
+        self._lock: TextIO | None = None
+
+    @property
+    def joined(self) -> bool:
+        """Whether this process is a user."""
+        return self._lock is not None
+
+    def join(self) -> None:
+        """Becomes a user; waits while the engine is being stopped."""
+        if self._lock is None and os.access(STATE_DIR.parent, os.W_OK):
+            self._lock = self._open()
+            atexit.register(release)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def leave(self) -> bool:
+        """Is a user no longer; whether it was one."""
+        if self._lock is None:
+            return False
+        self._lock.close()
+        self._lock = None
+        return True
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Keeps others from joining meanwhile, if nobody uses the engine; tells whether so."""
+        with self._open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    @staticmethod
+    def _open() -> TextIO:
+        STATE_DIR.mkdir(parents=True, exist_ok=True)
+        return (STATE_DIR / "users.lock").open("w")
+
+
+_users = _Users()
+
+
 def connect() -> docker.DockerClient | None:
     """A client of the engine that DOCKER_HOST names or that listens at the usual place, if any."""
     try:
@@ -59,17 +108,36 @@ def connect() -> docker.DockerClient | None:
     return client
 
 
-def ensure() -> docker.DockerClient:
+def ensure(*, keep: bool = False) -> docker.DockerClient:
     """A client of a running engine; installs and starts one where none answers.
+
+    Args:
+        keep: whether ``release`` leaves it running; otherwise its last user stops it.
 
     Raises:
         EngineMissing: none answers and none can be started; says why.
     """
+    _users.join()
     client = connect()
     if client is None:
         with locked("engine"):
             client = connect() or _bring_up()
+    if keep and ENGINE_DIR.exists():
+        KEEP_FILE.touch()
     return client
+
+
+def in_use() -> bool:
+    """Whether this process has asked for the engine."""
+    return _users.joined
+
+
+def release() -> None:
+    """Ends this process's use of the engine; the last user of one that we started stops it."""
+    if _users.leave() and _own_pid() is not None and not KEEP_FILE.exists():
+        with _users.alone() as nobody_else:
+            if nobody_else:
+                stop()
 
 
 def stop() -> bool:
@@ -84,8 +152,7 @@ def stop() -> bool:
             os.kill(pid, signal.SIGKILL)
             _gone(pid, STOP_DEADLINE_S)
         PID_FILE.unlink(missing_ok=True)
-        if (ENGINE_DIR / "made-docker0").exists():
-            subprocess.run(["ip", "link", "delete", "docker0"], check=False, capture_output=True)
+        KEEP_FILE.unlink(missing_ok=True)
         return True
 
 
@@ -128,17 +195,17 @@ def install(*packages: str) -> None:
 
 def _start() -> docker.DockerClient:
     ENGINE_DIR.mkdir(parents=True, exist_ok=True)
-    if not Path("/sys/class/net/docker0").exists():
-        (ENGINE_DIR / "made-docker0").touch()
+    KEEP_FILE.unlink(missing_ok=True)
     say(f"starting dockerd by hand (data and log in {ENGINE_DIR})")
+    # In a network namespace of its own: its bridges and packet filters then never touch the
+    # machine's and go with it. Nodes need no way out.
+    options = (
+        f"--data-root={ENGINE_DIR / 'data'} --exec-root={ENGINE_DIR / 'exec'} --pidfile={PID_FILE}"
+    )
+    script = f"ip link set lo up && exec dockerd {options}"
     with LOG_FILE.open("ab") as log:
         process = subprocess.Popen(
-            [
-                "dockerd",
-                f"--data-root={ENGINE_DIR / 'data'}",
-                f"--exec-root={ENGINE_DIR / 'exec'}",
-                f"--pidfile={PID_FILE}",
-            ],
+            ["unshare", "--net", "/bin/sh", "-c", script],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

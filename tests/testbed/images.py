@@ -104,9 +104,7 @@ def tree(root: Path, *, skip: frozenset[str] = frozenset()) -> Iterator[oci.Entr
 def _copy(path: Path) -> oci.Entry:
     # /lib may be a link to /usr/lib on the machine and is one in our images.
     place = path.parent.resolve() / path.name
-    return oci.Entry(
-        str(place).lstrip("/"), path.read_bytes(), mode=path.stat().st_mode & 0o7777
-    )
+    return oci.Entry(str(place).lstrip("/"), path.read_bytes(), mode=path.stat().st_mode & 0o7777)
 
 
 def _python_layer() -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Owns the nodes' wire: the engine's network that joins them, each node's CNI, the routes between."""
+"""Owns the nodes' wire: the engine's network that joins them, and each node's CNI."""
 
 from __future__ import annotations
 

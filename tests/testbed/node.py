@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Owns one node: a container of the node image with its namespaces, volume, cgroups and containerd."""
+"""Owns one node: a container of the node image with its volume, cgroups and containerd."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from types import TracebackType
@@ -88,14 +89,10 @@ class Node:
 
     def stop(self) -> None:
         """Removes the container with all its processes, then its volume and its cgroups."""
-        try:
+        with contextlib.suppress(NotFound):
             self._container.stop(force=True)
-        except NotFound:
-            pass
-        try:
+        with contextlib.suppress(NotFound):
             self.client.volumes.get(self._volume).remove(force=True)
-        except NotFound:
-            pass
         run.remove_cgroups(self.name)
 
     def __enter__(self) -> Self:

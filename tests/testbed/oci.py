@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes container images as OCI archives; knows the format (image-spec v1) and nothing of contents.
+"""Writes container images as OCI archives; knows the format (image-spec v1), not the contents.
 
 It runs inside the node image too, so it uses the standard library only.
 """
@@ -98,7 +98,7 @@ def write_archive(target: Path, images: Iterable[Image]) -> None:
         media_type = "application/vnd.oci.image.manifest.v1+json"
         descriptor = store(_json({**manifest, "mediaType": media_type}), media_type)
         descriptor["annotations"] = {
-            # containerd's importer takes the full name from the first, others the tag from the second
+            # containerd's importer reads the full name from the first, others the tag.
             "io.containerd.image.name": image.name,
             "org.opencontainers.image.ref.name": image.name.rpartition(":")[2],
         }

@@ -94,7 +94,7 @@ def base_tag() -> str:
 
 def node_tag() -> str:
     """The tag of the image that nodes start from."""
-    files = sorted(p for p in CONTEXT.rglob("*") if p.is_file()) + [*CONTEXT_MODULES]
+    files = [*sorted(p for p in CONTEXT.rglob("*") if p.is_file()), *CONTEXT_MODULES]
     contents = [f"{p.name}\n{p.read_text('utf-8')}" for p in files]
     return f"{NODE_NAME}:{_digest([base_tag(), *requirements(), *contents])}"
 

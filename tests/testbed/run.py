@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import secrets
@@ -21,7 +22,7 @@ CGROUP_DEADLINE_S = 10.0
 
 @functools.cache
 def run_id() -> str:
-    """``<pid>-<start of that process in clock ticks>-<random>``: tells later whose process is dead."""
+    """``<pid>-<that process's start in clock ticks>-<random>``: tells later who is dead."""
     return f"{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(3)}"
 
 
@@ -44,7 +45,7 @@ def short() -> str:
 
 
 def remove_leftovers(client: docker.DockerClient, *, ours: bool) -> list[str]:
-    """Removes what dead runs left and, if ``ours``, what this run has made; names what it removed."""
+    """Removes what dead runs left and, if ``ours``, what this run has made; names it."""
     removed = []
     for kind, collection, listing in (
         ("container", client.containers, {"all": True}),
@@ -96,10 +97,8 @@ def remove_cgroups(node: str) -> bool:
 
 
 def _rmdir(directory: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):
         directory.rmdir()
-    except OSError:
-        pass
 
 
 def _cgroup_parents() -> list[Path]:

@@ -3,7 +3,8 @@
 
     workload.py [PORT [MEBIBYTES]]
 
-Each line is answered with ``<count> <pid> <digest of the block> <longest pause in ms>``.
+Each line is answered with
+``<count> <pid> <digest of the block> <longest pause in ms> <the client's address>``.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ class Workload:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers one client until it hangs up."""
+        peer = writer.get_extra_info("peername")[0]
         while await reader.readline():
             self.count += 1
             digest = hashlib.sha256(self.block).hexdigest()[:16]
             pause_ms = self.longest_pause_s * 1000
-            writer.write(f"{self.count} {os.getpid()} {digest} {pause_ms:.1f}\n".encode())
+            writer.write(f"{self.count} {os.getpid()} {digest} {pause_ms:.1f} {peer}\n".encode())
             await writer.drain()
         writer.close()
 
