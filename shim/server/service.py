@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 
 import grpc
@@ -34,6 +33,7 @@ from shim.server.options import channel_options, server_options
 from shim.server.passthrough import Passthrough
 from shim.server.predecessor import Predecessor, control_path
 from shim.server.sockets import ONLY_US, PublicSocket, ownership_of
+from shim.server.successor import Successor, own_command
 from shim.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Service:
         self._cri_socket = PublicSocket(Path(settings.cri.listen))
         self._control_socket = PublicSocket(control_path(settings.service.run_dir))
         self._predecessor: Predecessor | None = None
-        self._successor: asyncio.subprocess.Process | None = None
+        self._successor: Successor | None = None
         self._stop = asyncio.Event()
         self._retired = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -184,24 +184,38 @@ class Service:
         """
         if self._successor is not None or self.phase != "serving":
             raise Refused("a handover is under way", where="handover", remedy="wait for its end")
-        command = [sys.executable, *(a for a in sys.orig_argv[1:] if a != "--takeover")]
-        self._successor = await asyncio.create_subprocess_exec(*command, "--takeover")
-        pid = self._successor.pid
-        exited = asyncio.create_task(self._successor.wait())
+        self._successor = Successor(own_command())
+        # Shielded: who asked may go away, but what was begun must be seen through to its end, or
+        # this process would neither guard its sockets nor accept a handover ever again.
+        work = asyncio.create_task(self._watch_successor(self._successor, at_most_s))
+        failure = await asyncio.shield(work)
+        if failure is not None:
+            raise failure
+        return self._successor.pid
+
+    async def _watch_successor(
+        self, successor: Successor, at_most_s: float
+    ) -> HandoverRefused | None:
+        exited = asyncio.create_task(successor.ended())
         retired = asyncio.create_task(self._retired.wait())
         await asyncio.wait(
             {exited, retired}, timeout=at_most_s, return_when=asyncio.FIRST_COMPLETED
         )
         retired.cancel()
         if self._retired.is_set():
-            return pid
-        if not exited.done():
-            self._successor.kill()
+            exited.cancel()
+            return None
+        how = "killed: too slow"
+        if exited.done():
+            how = f"exit status {exited.result()}"
+        else:
+            successor.kill()
             await exited
         self._successor = None
-        self._put_sockets_back()
-        how = f"exit status {exited.result()}" if exited.done() else "killed: too slow"
-        raise HandoverRefused(
+        logger.warning("successor did not come to serve pid=%d how=%s", successor.pid, how)
+        with contextlib.suppress(Refused, OSError):  # the guard goes on trying
+            self._put_sockets_back()
+        return HandoverRefused(
             f"the successor did not come to serve ({how})",
             where="handover",
             remedy="the running service serves on; the successor's reason is in the log above",
