@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that was started to take the socket over; it outlives the one that started it.
 
-asyncio's own subprocesses cannot be used for it: their transport kills a child that still runs
-when the transport is collected, which is when the predecessor ends after a good handover.
+asyncio's own subprocesses are not fit for it: their transport kills a child that still runs when
+the transport is collected. A bare program ends so; whether this service would, when it ends after
+a good handover, hung on what else still refers to the transport (gRPC's objects did).
 """
 
 from __future__ import annotations
