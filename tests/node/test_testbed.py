@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cri_proto import runtime_v1_pb2 as pb
-from tests.testbed import images, run
+from tests.testbed import cadence, images, run
+from tests.testbed.cadence import Cadence, Figures
 from tests.testbed.kubelet import Kubelet, Pod
 from tests.testbed.node import Node
 from tests.testbed.pods import ContainerSpec, PodSpec
@@ -92,6 +95,22 @@ def test_containers_survive_a_killed_containerd(kubelet: Kubelet, node: Node) ->
     assert status.state == pb.ContainerState.CONTAINER_RUNNING
 
 
+def test_cadence_counts_what_kubelet_would_notice(kubelet: Kubelet, node: Node) -> None:
+    kubelet.run_pod(sleeper("one"))
+    expected = {method for _, _, methods in cadence.ROWS for method in methods}
+    with Cadence(node.containerd.socket, scale=0.1) as loops:
+        _wait(lambda: set(loops.figures().calls) == expected, "every method called")
+        assert not loops.figures().errors
+        node.containerd.kill()
+        _wait(lambda: bool(loops.figures().errors), "an error counted")
+        node.containerd.start()
+        good = loops.figures()
+        _wait(lambda: _good(loops.figures()) > _good(good), "good answers again")
+    figures = loops.figures()
+    assert {status for _, status in figures.errors} == {"UNAVAILABLE"}
+    assert figures.longest_gap_s > 0
+
+
 def test_pod_through_podferry(shim_kubelet: Kubelet, shim: Shim) -> None:
     pod: Pod = shim_kubelet.run_pod(sleeper("one"))
     assert shim_kubelet.exec(pod, ["echo", "yes"]).stdout == b"yes\n"
@@ -111,6 +130,17 @@ def test_killed_run_is_cleaned_up_by_the_next(node: Node) -> None:
     assert _remains(node, done) != []
     run.remove_leftovers(node.client, ours=False)
     assert _remains(node, done) == []
+
+
+def _wait(condition: Callable[[], bool], what: str, deadline_s: float = 60.0) -> None:
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
+        time.sleep(0.02)
+
+
+def _good(figures: Figures) -> int:
+    return figures.calls.total() - figures.errors.total()
 
 
 def _doomed(end: str) -> subprocess.CompletedProcess[str]:
