@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -13,8 +15,26 @@ from shim.errors import InvalidSettings
 
 DEFAULT_PATH = Path("/etc/podferry/config.toml")
 
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
-AbsolutePath = Annotated[str, msgspec.Meta(pattern="^/.+")]
+_PORT = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+LONGEST_SHOWN = 80
+
+# The descriptions are what an error says was wanted.
+Seconds = Annotated[
+    float, msgspec.Meta(gt=0, le=86400, description="a number of seconds, above 0, at most 86400")
+]
+ConnectionAge = Annotated[
+    float, msgspec.Meta(ge=1, le=3600, description="a number of seconds, 1 to 3600")
+]
+AbsolutePath = Annotated[
+    str, msgspec.Meta(pattern=r"^/[^\x00]+\Z", description="an absolute path, '/...'")
+]
+ListenAddress = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^\Z|^[^\s\x00]+:({_PORT})\Z",
+        description="'address:port' with a port up to 65535, or '' for none",
+    ),
+]
 
 
 class Cri(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +49,7 @@ class Cri(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     listen: AbsolutePath = "/run/podferry/podferry.sock"
     runtime: AbsolutePath = "/run/containerd/containerd.sock"
-    connection_age_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 10.0
+    connection_age_s: ConnectionAge = 10.0
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +75,7 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         listen: "address:port" of the HTTP endpoint, "" for none.
     """
 
-    listen: Annotated[str, msgspec.Meta(pattern=r"^$|^.+:[0-9]{1,5}$")] = "127.0.0.1:9847"
+    listen: ListenAddress = "127.0.0.1:9847"
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,20 +124,26 @@ def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Settings:
             the message names the file, the key and the value that was wanted.
     """
     merged: dict[str, Any] = {}
-    files = [path] if required or path.exists() else []
-    files += sorted((path.parent / "config.d").glob("*.toml"))
-    for file in files:
-        layer = _read(file)
+    for file in (path, *sorted((path.parent / "config.d").glob("*.toml"))):
+        layer = _read(file, required=required or file != path)
         parse(layer, where=str(file))  # so that the error names this file and not the sum of all
         _merge(merged, layer)
-    return parse(merged, where=str(path))
+    settings = parse(merged, where=str(path))
+    if os.path.realpath(settings.cri.listen) == os.path.realpath(settings.cri.runtime):
+        # Once the runtime is down its path looks stale; we would take it and call ourselves.
+        raise InvalidSettings(
+            f"keys cri.listen and cri.runtime are the same socket, {settings.cri.runtime!r}",
+            where=str(path),
+            remedy="set cri.listen to a path of podferry's own",
+        )
+    return settings
 
 
 def parse(data: dict[str, Any], *, where: str) -> Settings:
     """Checks a parsed TOML document.
 
     Raises:
-        InvalidSettings: naming ``where``, the key and what was wanted there.
+        InvalidSettings: naming ``where``, the key, its value and what was wanted there.
     """
     try:
         return msgspec.convert(data, Settings)
@@ -129,26 +155,65 @@ def parse(data: dict[str, Any], *, where: str) -> Settings:
 
 def _in_words(message: str, data: dict[str, Any]) -> str:
     # msgspec says "Expected `bool`, got `str` - at `$.policy.managed`"; users know keys, not `$`.
-    wanted, _, place = message.partition(" - at `$")
-    key = place.strip("`.")
-    if not key:
-        return wanted
+    problem, _, place = message.rpartition(" - at `$")
+    key = place.removesuffix("`").removeprefix(".").partition("[")[0] if problem else ""
+    unknown = re.search("unknown field `(.*)`$", problem or message, re.DOTALL)
+    if unknown:
+        found = f"{key}.{unknown[1]}".removeprefix(".")
+        known = ", ".join(get_type_hints(_hint(key)))
+        return f"key {_shown(found).strip(chr(39))} is unknown, known here are {known}"
     value: Any = data
-    for part in key.partition("[")[0].split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    shown = "" if value is None or isinstance(value, dict) else f" (it is {value!r})"
-    return f"key {key}: {wanted}{shown}"
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return message  # a key that looks like the end of such a message
+        value = value[part]
+    return f"key {key}: it is {_shown(value)}, wanted is {_wanted(_hint(key))}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _hint(key: str) -> Any:
+    hint: Any = Settings
+    for part in key.split(".") if key else ():
+        hint = get_type_hints(hint, include_extras=True)[part]
+    return hint
+
+
+def _wanted(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return next(m.description for m in get_args(hint)[1:] if isinstance(m, msgspec.Meta)) or ""
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list of strings"
+    return "true or false" if hint is bool else "a table"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "too large"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        if not required:
+            return {}
+        raise _unreadable(path, error) from error
     except OSError as error:
-        raise InvalidSettings(
-            f"cannot be read: {error.strerror}", where=str(path), remedy="make it readable to root"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise InvalidSettings(f"is not TOML: {error}", where=str(path)) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidSettings:
+    return InvalidSettings(
+        f"cannot be read: {error.strerror}",
+        where=str(path),
+        remedy="make it a file that root can read, or remove it",
+    )
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
