@@ -2,6 +2,7 @@
 """Fixtures that give tests real nodes; one pair serves the session, pods live for one test.
 
 node, two_nodes        nodes without any pod, podferry not running
+systemd_node           one more node, fresh for the test, booted by systemd
 kubelet, two_kubelets  kubelet on containerd's own socket
 shim                   podferry on ``node``, installed from the tree as it stands
 shim_kubelet           kubelet on podferry's socket
@@ -20,13 +21,15 @@ from tests.testbed.kubelet import Kubelet
 from tests.testbed.node import Node
 from tests.testbed.service import Shim
 
+ENGINE = "docker_engine"
 PAIR = "node_pair"
+SYSTEMD = "systemd_node"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what uses nodes, so that ``-m 'not node'`` leaves it out."""
     for item in items:
-        if PAIR in getattr(item, "fixturenames", ()):
+        if ENGINE in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.root)
             item.add_marker(pytest.mark.node)
 
@@ -37,9 +40,9 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds the ends of the nodes' logs to a failure."""
     report = yield
-    pair = getattr(item, "funcargs", {}).get(PAIR)
-    if report.failed and pair:
-        for node in pair:
+    fixtures = getattr(item, "funcargs", {})
+    if report.failed:
+        for node in [*fixtures.get(PAIR, ()), *filter(None, [fixtures.get(SYSTEMD)])]:
             for name, tail in node.logs().items():
                 report.sections.append((f"{name} on {node.name}", tail))
     return report
@@ -56,14 +59,19 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(scope="session")
-def node_pair() -> Iterator[list[Node]]:
-    """Two nodes for the whole session."""
+def docker_engine() -> None:
+    """Skips what needs nodes where none can be had."""
     if os.geteuid() != 0:
         pytest.skip("needs root: nodes are containers with their own cgroups and mounts")
     try:
         engine.ensure().close()
     except EngineMissing as error:
         pytest.skip(f"needs a Docker engine: {error}")
+
+
+@pytest.fixture(scope="session")
+def node_pair(docker_engine: None) -> Iterator[list[Node]]:
+    """Two nodes for the whole session."""
     with testbed.nodes(2) as made:
         yield made
 
@@ -77,6 +85,13 @@ def two_nodes(node_pair: list[Node]) -> Iterator[tuple[Node, Node]]:
     finally:
         for node in node_pair:
             _tidy(node)
+
+
+@pytest.fixture
+def systemd_node(docker_engine: None) -> Iterator[Node]:
+    """A node of its own for this test, booted by systemd; containerd is its service."""
+    with testbed.nodes(1, "systemd") as (made,):
+        yield made
 
 
 @pytest.fixture

@@ -95,6 +95,16 @@ def test_containers_survive_a_killed_containerd(kubelet: Kubelet, node: Node) ->
     assert status.state == pb.ContainerState.CONTAINER_RUNNING
 
 
+def test_node_booted_by_systemd_runs_pods(systemd_node: Node) -> None:
+    assert systemd_node.exec(["systemctl", "is-active", "containerd"]).text == "active"
+    with Kubelet(systemd_node) as kubelet:
+        pod = kubelet.run_pod(sleeper("one"))
+        systemd_node.containerd.restart()
+        assert kubelet.exec(pod, ["echo", "yes"]).stdout == b"yes\n"
+    failed = systemd_node.exec(["systemctl", "--failed", "--plain", "--no-legend"]).text
+    assert failed == ""
+
+
 def test_cadence_counts_what_kubelet_would_notice(kubelet: Kubelet, node: Node) -> None:
     kubelet.run_pod(sleeper("one"))
     expected = {method for _, _, methods in cadence.ROWS for method in methods}

@@ -11,10 +11,17 @@ import grpc
 from tests.testbed import images
 from tests.testbed.cri import CriClient
 from tests.testbed.errors import NodeFailed
-from tests.testbed.process import POLL_S, Daemon, Namespaces
+from tests.testbed.process import POLL_S, Boot, Daemon, Namespaces
+from tests.testbed.unit import Unit
 
 SOCKET = "/run/containerd/containerd.sock"
 CONFIG = "/etc/containerd/config.toml"
+DROP_IN = "/etc/systemd/system/containerd.service.d/10-testbed.conf"
+# See node-init-inner: systemd itself lives with v2 only, containers want the host's controllers.
+DROP_IN_TEXT = """[Service]
+BindPaths=/run/testbed/cgroup:/sys/fs/cgroup
+MountFlags=shared
+"""
 ARCHIVE = "/usr/local/share/podferry-testbed/images/images.tar"
 READY_DEADLINE_S = 60.0
 
@@ -53,11 +60,16 @@ class Containerd:
 
     Args:
         inside: the node.
+        boot: how the node was booted.
     """
 
-    def __init__(self, inside: Namespaces) -> None:
+    def __init__(self, inside: Namespaces, boot: Boot) -> None:
         self.inside = inside
-        self.daemon = Daemon(inside, "containerd", ["/usr/bin/containerd"])
+        self.daemon: Daemon | Unit
+        if boot == "systemd":
+            self.daemon = Unit(inside, "containerd.service")
+        else:
+            self.daemon = Daemon(inside, "containerd", ["/usr/bin/containerd"])
 
     @property
     def socket(self) -> Path:

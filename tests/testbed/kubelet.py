@@ -194,7 +194,7 @@ class Kubelet:
     def _remove_directories(self, spec: PodSpec) -> None:
         shutil.rmtree(self.node.path(spec.directory), ignore_errors=True)
         shutil.rmtree(self.node.path(spec.log_directory), ignore_errors=True)
-        for directory in self.node.path("/sys/fs/cgroup").glob(f"**{spec.cgroup}"):
+        for directory in self.node.path(self.node.cgroup_root).glob(f"**{spec.cgroup}"):
             self._remove_cgroup(directory)
 
     def _remove_cgroup(self, directory: Path) -> None:

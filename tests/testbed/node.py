@@ -7,7 +7,7 @@ import contextlib
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import docker
 from docker.errors import NotFound
@@ -16,14 +16,10 @@ from testcontainers.core.network import Network
 
 from tests.testbed import containerd, network, run
 from tests.testbed.errors import NodeFailed
-from tests.testbed.process import POLL_S, Daemon, Namespaces, Result
+from tests.testbed.process import POLL_S, Boot, Daemon, Namespaces, Result
 
-Boot = Literal["plain", "systemd"]
-
-INIT: dict[Boot, str] = {
-    "plain": "/usr/local/lib/podferry-testbed/node-init",
-    "systemd": "/usr/local/lib/podferry-testbed/node-init",
-}
+INIT = "/usr/local/lib/podferry-testbed/node-init"
+SYSTEMD_UP = ("running", "degraded")
 CAP_SYS_RESOURCE = 24
 BOOT_DEADLINE_S = 60.0
 
@@ -78,7 +74,9 @@ class Node:
             self.client.volumes.create(self._volume, labels=run.labels())
             self._container.start()
             self._inside = Namespaces(self._wait_booted(), self.name)
-            self._containerd = containerd.Containerd(self.inside)
+            self._containerd = containerd.Containerd(self.inside, self.boot)
+            if self.boot == "systemd":
+                self._wait_systemd()
             self._configure()
             self._containerd.start()
             self._containerd.import_images()
@@ -129,6 +127,12 @@ class Node:
         if self._containerd is None:
             raise NodeFailed("the node has not been started", where=self.name)
         return self._containerd
+
+    @property
+    def cgroup_root(self) -> str:
+        """Where the node sees the hierarchies that containers live in."""
+        tree = "/run/testbed/cgroup"
+        return tree if self.path(tree).exists() else "/sys/fs/cgroup"
 
     @property
     def address(self) -> str:
@@ -187,13 +191,13 @@ class Node:
 
     def _describe(self, image: str) -> DockerContainer:
         container = DockerContainer(image, network=self.wire).with_name(self.name)
-        container.with_command([self.name])
+        container.with_command([self.name, self.boot])
         container.with_volume_mapping("/sys/fs/cgroup", "/mnt/host-cgroup", "rw")
         container.with_volume_mapping(self._volume, "/var/lib/node", "rw")
         # The engine's own default for a tmpfs is noexec, nodev, nosuid.
         container.with_tmpfs_mount("/run", "rw,exec,dev,suid,mode=755")
         return container.with_kwargs(
-            entrypoint=[INIT[self.boot]],
+            entrypoint=[INIT],
             hostname=self.name,
             labels=run.labels(),
             cap_add=["ALL"],
@@ -219,10 +223,24 @@ class Node:
             time.sleep(POLL_S)
         raise NodeFailed(f"the node does not boot: {self._container_log()}", where=self.name)
 
+    def _wait_systemd(self) -> None:
+        deadline = time.monotonic() + BOOT_DEADLINE_S
+        state = ""
+        while time.monotonic() < deadline:
+            state = self.exec(["systemctl", "is-system-running"], check=False).text
+            if state in SYSTEMD_UP:
+                return
+            time.sleep(POLL_S)
+        jobs = self.exec(["systemctl", "list-jobs", "--no-pager"], check=False).text
+        raise NodeFailed(f"systemd is {state!r} and waits for: {jobs}", where=self.name)
+
     def _configure(self) -> None:
         restrict = not may_raise_limits()
         self.write(containerd.CONFIG, containerd.config(restrict_oom_score_adj=restrict))
         self.write(network.CNI_CONFIG, network.cni_config(self.pod_subnet))
+        if self.boot == "systemd" and self.path("/run/testbed/cgroup").exists():
+            self.write(containerd.DROP_IN, containerd.DROP_IN_TEXT)
+            self.exec(["systemctl", "daemon-reload"])
 
     def _container_log(self) -> str:
         try:

@@ -12,6 +12,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tests.testbed.errors import CommandFailed, NodeFailed
 
@@ -19,6 +20,9 @@ IN_NODE = "/usr/local/lib/podferry-testbed/in-node"
 LOG_DIR = "/var/log/testbed"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 POLL_S = 0.02
+
+
+Boot = Literal["plain", "systemd"]
 
 
 @dataclass(frozen=True)

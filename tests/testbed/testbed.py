@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.testbed import engine, image, network, run
-from tests.testbed.node import Boot, Node
+from tests.testbed.node import Node
+from tests.testbed.process import Boot
 
 
 @contextlib.contextmanager
