@@ -75,6 +75,7 @@ def install(
         if isinstance(step, Write) and step.base is not None:
             disk.save_backup(step.base)
     _write_manifest(disk, intent)
+    disk.sweep(record.path for record in intent.files)
     for step in steps:
         _take(step, disk, machine, say)
     changed = machine.moment() if points else intent.kubelet_changed

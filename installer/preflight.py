@@ -55,10 +55,6 @@ def check(settings: Settings, runtime: str) -> None:
         InstallRefused: they cannot both be right.
     """
     listen = settings.cri.listen
-    if same_socket(listen, settings.cri.runtime):
-        raise InstallRefused(
-            "cri.listen and cri.runtime are the same socket", where=listen, remedy="change one"
-        )
     if listen.endswith(CRIO_SUFFIX):
         raise InstallRefused(
             "cri.listen ends like CRI-O's socket, which makes kubelet treat us as CRI-O",

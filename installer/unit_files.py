@@ -108,17 +108,24 @@ def assignments(text: str, path: str) -> Iterator[Assignment]:
 
 
 def _line_end(text: str, start: int) -> int:
+    """The end of a line with what continues it; comments in between do not end it."""
+    is_continued = False
     while True:
         end = text.find("\n", start) + 1
         if end == 0:
             return len(text)
-        if not text[:end].rstrip("\r\n").endswith("\\"):
+        line = text[start:end].strip()
+        if not (is_continued and line.startswith(("#", ";"))):
+            is_continued = line.endswith("\\")
+        if not is_continued:
             return end
         start = end
 
 
 def _unquote(raw: str) -> str:
-    value = re.sub(r"\\\r?\n", " ", raw).strip()
+    first, *more = re.split(r"\\\r?\n", raw)
+    lines = [first, *(re.sub(r"^(\s*[#;][^\n]*\n)+", "", line) for line in more)]
+    value = " ".join(lines).strip()
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         return value[1:-1].replace('\\"', '"')
     return value
