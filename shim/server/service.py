@@ -19,7 +19,7 @@ from cri_proto import control_pb2_grpc
 from shim.core.calls import CallLedger
 from shim.core.registry import Registry
 from shim.core.rules import RuleBook
-from shim.errors import HandoverRefused, Refused
+from shim.errors import HandoverRefused, PodferryError, Refused
 from shim.rules.hold import Hold
 from shim.rules.remember import Remember
 from shim.rules.settle import Settle
@@ -244,8 +244,8 @@ class Service:
     def _put_sockets_back(self) -> None:
         for sock in (self._cri_socket, self._control_socket):
             if not sock.is_in_place():
-                logger.warning("socket put back path=%s", sock.public)
                 self._publish(from_pid=0)
+                logger.warning("socket put back path=%s", sock.public)
                 return
 
     # ---- background
@@ -255,6 +255,10 @@ class Service:
         # living process at the path is never pushed aside.
         while self.phase == "serving":
             await asyncio.sleep(SELF_CHECK_S)
+            if not (self._cri_socket.is_bound() and self._control_socket.is_bound()):
+                # grpc.aio shuts a server whose accepting loop breaks, which a single call with a
+                # method name that is no UTF-8 does (seen with 1.85.1), and tells nobody.
+                raise PodferryError("gRPC has given up a socket", where=self.settings.cri.listen)
             if self._successor is None:
                 with contextlib.suppress(Refused, OSError):
                     self._put_sockets_back()

@@ -138,6 +138,10 @@ class PublicSocket:
         os.link(self._private, self._next)
         self._next.rename(self.public)
 
+    def is_bound(self) -> bool:
+        """Whether the private name is there; gRPC removes it when it stops listening."""
+        return os.path.lexists(self._private)
+
     def is_in_place(self) -> bool:
         """Whether the public path is this process's socket."""
         try:
