@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of the checks: what is looked at, what for, and by which probe and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shim._native import Feature
+from shim.doctor import facts
+from shim.doctor.judges import checkpoint as judge_checkpoint
+from shim.doctor.judges import proofs as judge_proofs
+from shim.doctor.judges import runtime as judge_runtime
+from shim.doctor.judges import system as judge_system
+from shim.doctor.model import CHECKPOINT, Check, Part
+from shim.doctor.probes import checkpoint, kubelet, native, runtime, system
+
+PASS = (Part.PASSTHROUGH,)
+ALL = tuple(Part)
+MOVE = (Part.MIGRATION,)
+REROUTE = (Part.REROUTE, Part.MIGRATION)
+# CRIU is asked once for each feature.
+FEATURES_DEADLINE_S = 30.0
+
+AS_ROOT = "run as root with CAP_SYS_PTRACE, and without a seccomp profile that forbids it"
+
+RUNTIME = (
+    Check(
+        "runtime.answers",
+        "Runtime on its CRI socket",
+        PASS,
+        True,
+        "every call of kubelet is passed on to it",
+        facts.Runtime,
+        runtime.runtime,
+        judge_runtime.answers,
+    ),
+    Check(
+        "runtime.version",
+        "Runtime's version",
+        ALL,
+        True,
+        "CRI v1 and the events and monitors that sleeping and moving build on",
+        facts.Runtime,
+        runtime.runtime,
+        judge_runtime.version,
+    ),
+    Check(
+        "runtime.ready",
+        "Runtime's own conditions",
+        PASS,
+        True,
+        "no pod starts where the runtime calls itself unready",
+        facts.Runtime,
+        runtime.runtime,
+        judge_runtime.ready,
+    ),
+    Check(
+        "runtime.config",
+        "Runtime's configuration",
+        (Part.PASSTHROUGH, *CHECKPOINT),
+        True,
+        "BinaryName decides who makes containers; restrict_oom_score_adj whether they start",
+        facts.RuntimeConfig,
+        runtime.runtime_config,
+        judge_runtime.config,
+    ),
+    Check(
+        "runtime.runc",
+        "runc",
+        CHECKPOINT,
+        True,
+        "podferry-runtime hands each OCI call on to it",
+        facts.Command,
+        checkpoint.command("runc", "--version"),
+        judge_checkpoint.runc_version,
+    ),
+    Check(
+        "runtime.socket",
+        "Runtime's socket",
+        PASS,
+        True,
+        "its mode and owner are copied to ours; who may open it is root here",
+        facts.Sockets,
+        runtime.sockets,
+        judge_runtime.runtime_socket,
+    ),
+    Check(
+        "service.socket",
+        "Our socket",
+        PASS,
+        False,
+        "kubelet opens it in place of the runtime's",
+        facts.Sockets,
+        runtime.sockets,
+        judge_runtime.our_socket,
+    ),
+    Check(
+        "service.directories",
+        "Run and state directories",
+        CHECKPOINT,
+        False,
+        "the journal must survive a reboot; what is secret stays in memory",
+        facts.Directories,
+        system.directories,
+        judge_system.directories,
+    ),
+    Check(
+        "kubelet.endpoint",
+        "Kubelet's CRI endpoint",
+        PASS,
+        False,
+        "podferry acts only where kubelet speaks to it",
+        facts.Kubelet,
+        kubelet.kubelet,
+        judge_runtime.kubelet,
+    ),
+)
+
+CHECKPOINTS = (
+    Check(
+        "checkpoint.criu",
+        "CRIU",
+        CHECKPOINT,
+        True,
+        "takes a process tree apart and puts it together again",
+        facts.Command,
+        checkpoint.command("criu", "--version"),
+        judge_checkpoint.criu_version,
+    ),
+    Check(
+        "checkpoint.criu_check",
+        "criu check",
+        CHECKPOINT,
+        True,
+        "CRIU's own judgement of this kernel",
+        facts.Command,
+        checkpoint.command("criu", "check"),
+        judge_checkpoint.criu_check,
+    ),
+    Check(
+        "checkpoint.criu_features",
+        "CRIU's features",
+        CHECKPOINT,
+        True,
+        "lazy restore, chosen pids, external network namespaces, half-closed connections",
+        facts.CriuFeatures,
+        checkpoint.criu_features(judge_checkpoint.ALL_FEATURES),
+        judge_checkpoint.criu_features,
+        FEATURES_DEADLINE_S,
+    ),
+    Check(
+        "checkpoint.set_tid",
+        "clone3 with a chosen pid",
+        CHECKPOINT,
+        True,
+        "restored processes keep their pids",
+        facts.Proofs,
+        native.proof(Feature.SET_TID),
+        judge_proofs.single("set_tid", "use Linux 5.5 or newer; grant CAP_CHECKPOINT_RESTORE"),
+    ),
+    Check(
+        "checkpoint.ptrace",
+        "ptrace of a child",
+        CHECKPOINT,
+        True,
+        "processes are stopped and asked about themselves",
+        facts.Proofs,
+        native.proof(Feature.PTRACE),
+        judge_proofs.single("ptrace", AS_ROOT),
+    ),
+    Check(
+        "checkpoint.tcp_repair",
+        "TCP repair mode",
+        CHECKPOINT,
+        True,
+        "connections are taken along",
+        facts.Proofs,
+        native.proof(Feature.TCP_REPAIR),
+        judge_proofs.single("tcp_repair", "use a kernel with CONFIG_CHECKPOINT_RESTORE, as root"),
+    ),
+    Check(
+        "checkpoint.sock_diag",
+        "sock_diag",
+        CHECKPOINT,
+        True,
+        "sockets of a pod are listed, and drained before a freeze",
+        facts.SockDiag,
+        native.sock_diag,
+        judge_proofs.sock_diag,
+    ),
+    Check(
+        "checkpoint.freezer",
+        "cgroup v2 freezer",
+        CHECKPOINT,
+        True,
+        "all containers of a pod stop together, and stay stopped if CRIU dies",
+        facts.Freezer,
+        checkpoint.freezer,
+        judge_checkpoint.freezer,
+    ),
+)
+
+MEMORY = (
+    Check(
+        "memory.process_vm_readv",
+        "Reading another process",
+        CHECKPOINT,
+        True,
+        "the last changed pages are read from the stopped tasks",
+        facts.Proofs,
+        native.proof(Feature.PROCESS_VM_READV),
+        judge_proofs.single("process_vm_readv", AS_ROOT),
+    ),
+    Check(
+        "memory.userfaultfd",
+        "userfaultfd",
+        CHECKPOINT,
+        False,
+        "a restored process runs before all its pages are in",
+        facts.Userfaultfd,
+        native.userfaultfd,
+        judge_proofs.userfaultfd,
+    ),
+    Check(
+        "memory.pagemap_scan",
+        "PAGEMAP_SCAN with asynchronous write protection",
+        (Part.PRE_COPY,),
+        False,
+        "changed pages are found without stopping the process",
+        facts.Proofs,
+        native.proof(Feature.PAGEMAP_SCAN),
+        judge_proofs.pagemap_scan,
+    ),
+    Check(
+        "memory.soft_dirty",
+        "Soft-dirty bits",
+        (Part.PRE_COPY,),
+        False,
+        "changed pages are found by them where PAGEMAP_SCAN does not work",
+        facts.Proofs,
+        native.proof(Feature.SOFT_DIRTY, Feature.PAGEMAP_SCAN),
+        judge_proofs.soft_dirty,
+    ),
+    Check(
+        "memory.pidfd_getfd",
+        "Taking a descriptor out of a process",
+        (Part.PRE_COPY,),
+        False,
+        "the userfaultfd that tracks a process is made in it and kept by us",
+        facts.Proofs,
+        native.proof(Feature.PIDFD_GETFD),
+        judge_proofs.single("pidfd_getfd", "use Linux 5.6 or newer"),
+    ),
+    Check(
+        "memory.pipe_size",
+        "Pipe size",
+        CHECKPOINT,
+        False,
+        "CRIU keeps a process's pages in pipes while they are served lazily",
+        facts.PipeSize,
+        system.pipe_size,
+        judge_system.pipe_size,
+    ),
+)
+
+NETWORK = (
+    Check(
+        "network.bpf",
+        "BPF programs",
+        (Part.SLEEP, Part.REROUTE),
+        False,
+        "note when a pod was last spoken to, hold and reroute its packets",
+        facts.BpfLoad,
+        native.bpf_load,
+        judge_proofs.bpf_load,
+    ),
+    Check(
+        "network.xdp",
+        "XDP (generic)",
+        (Part.SLEEP, Part.REROUTE),
+        False,
+        "packets are met where they enter the node",
+        facts.Proofs,
+        native.proof(Feature.XDP_GENERIC),
+        judge_proofs.single("xdp_generic", "use a kernel with CONFIG_BPF_SYSCALL, 5.18 or newer"),
+    ),
+    Check(
+        "network.tc",
+        "tcx",
+        (Part.SLEEP, Part.REROUTE),
+        False,
+        "packets are met where they enter and leave a pod",
+        facts.Proofs,
+        native.proof(Feature.TCX, Feature.CLSACT),
+        judge_proofs.tc,
+    ),
+    Check(
+        "network.hold",
+        "Devices that hold packets",
+        REROUTE,
+        False,
+        "nothing that is sent to a frozen pod is dropped",
+        facts.Proofs,
+        native.devices,
+        judge_proofs.hold_devices,
+    ),
+    Check(
+        "network.optional",
+        "ipip and sch_plug",
+        (Part.REROUTE,),
+        False,
+        "shorter ways for what podferry does by itself",
+        facts.Proofs,
+        native.devices,
+        judge_proofs.optional_devices,
+    ),
+    Check(
+        "network.nat",
+        "Packet filter and connection tracking",
+        REROUTE,
+        False,
+        "entries of a moved pod's flows go along with it",
+        facts.Nat,
+        system.nat,
+        judge_system.nat,
+    ),
+)
+
+SYSTEM = (
+    Check(
+        "system.kernel",
+        "Kernel",
+        ALL,
+        True,
+        "system calls of checkpoint and restore",
+        facts.Kernel,
+        system.kernel,
+        judge_system.kernel,
+    ),
+    Check(
+        "system.kernel_options",
+        "Kernel options",
+        CHECKPOINT,
+        False,
+        "what the kernel was built with; the other checks try what they can",
+        facts.KernelOptions,
+        system.kernel_options,
+        judge_system.kernel_options,
+    ),
+    Check(
+        "system.capabilities",
+        "Capabilities",
+        ALL,
+        True,
+        "CRIU, BPF and the monitors act on other users' processes",
+        facts.Capabilities,
+        system.capabilities,
+        judge_system.capabilities,
+    ),
+    Check(
+        "system.cgroups",
+        "cgroup layout",
+        CHECKPOINT,
+        False,
+        "limits and freezing of a pod's containers",
+        facts.Cgroups,
+        checkpoint.cgroups,
+        judge_checkpoint.cgroup_layout,
+    ),
+    Check(
+        "system.cpu",
+        "Processor",
+        MOVE,
+        False,
+        "a process may only go where all the features it uses are; compare the digests of nodes",
+        facts.Cpu,
+        system.cpu,
+        judge_system.cpu,
+    ),
+)
+
+CHECKS: Sequence[Check] = (*RUNTIME, *CHECKPOINTS, *MEMORY, *NETWORK, *SYSTEM)
