@@ -91,14 +91,26 @@ class Registry:
         self._containers[container.container_id] = container
 
     def forget_sandbox(self, sandbox_id: str) -> None:
-        """Forgets a removed sandbox and its containers, which the runtime removes with it."""
+        """Forgets a removed sandbox and its containers, which the runtime removes with it.
+
+        Args:
+            sandbox_id: its id, shortened or not.
+        """
+        known = self.of_sandbox(sandbox_id).sandbox
+        sandbox_id = known.sandbox_id if known else sandbox_id
         self._note(sandbox_id)
         self._sandboxes.pop(sandbox_id, None)
         for container in [c for c in self._containers.values() if c.sandbox_id == sandbox_id]:
             self.forget_container(container.container_id)
 
     def forget_container(self, container_id: str) -> None:
-        """Forgets a removed container."""
+        """Forgets a removed container.
+
+        Args:
+            container_id: its id, shortened or not.
+        """
+        known = self.of_container(container_id).container
+        container_id = known.container_id if known else container_id
         self._note(container_id)
         self._containers.pop(container_id, None)
 
@@ -128,7 +140,13 @@ class Registry:
         """
         newer = self._changed_since_list or set()
         self._sandboxes = _merged(self._sandboxes, {s.sandbox_id: s for s in sandboxes}, newer)
-        self._containers = _merged(self._containers, {c.container_id: c for c in containers}, newer)
+        listed = {
+            c.container_id: c
+            for c in containers
+            # A sandbox that was removed meanwhile has taken its containers with it.
+            if c.sandbox_id in self._sandboxes or c.sandbox_id not in newer
+        }
+        self._containers = _merged(self._containers, listed, newer)
         self._changed_since_list = None
         self.complete = True
 
