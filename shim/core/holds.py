@@ -78,11 +78,11 @@ class Holds:
         """Makes a hold, under a new id unless one is given.
 
         Raises:
-            InvalidInput: the pod is not "namespace/name", a method cannot be held, or the time is
-                not within 0 and LONGEST_S.
+            InvalidInput: the pod is not "namespace/name", a method cannot be held, the time is not
+                within 0 and LONGEST_S, or the given id is taken.
         """
         namespace, _, name = pod.partition("/")
-        if not namespace or not name:
+        if not namespace or not name or "/" in name:
             raise InvalidInput(f"pod is {pod!r}, wanted is 'namespace/name'", where="hold")
         chosen = frozenset(methods)
         if not chosen or not chosen <= HOLDABLE:
@@ -97,8 +97,11 @@ class Holds:
                 f"time is {at_most_s:g} s, wanted is more than 0 and at most {LONGEST_S:g} s",
                 where="hold",
             )
-        self._made += 1
-        hold_id = hold_id or f"{self._origin}-{self._made}"
+        if hold_id in self._holds:
+            raise InvalidInput(f"hold {hold_id!r} is there already", where="hold")
+        while not hold_id or hold_id in self._holds:
+            self._made += 1
+            hold_id = f"{self._origin}-{self._made}"
         hold = HeldCalls(hold_id, pod, container, chosen, now_s + at_most_s)
         self._holds[hold.hold_id] = hold
         return hold

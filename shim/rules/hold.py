@@ -27,13 +27,14 @@ class Hold(BaseRule):
     def __init__(self) -> None:
         self.holds = Holds(f"hold-{os.getpid()}")
         self._opened: dict[str, asyncio.Event] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def on_request(self, call: Call) -> RequestVerdict:
         """Holds a call that a hold concerns; deadlines and cancellation go on counting."""
         hold = self.holds.of(short(call.method), call.subject)
         if hold is None:
             return PASS
-        return HoldVerdict(self._wait(hold, call), f"hold {hold.hold_id}")
+        return HoldVerdict(self._wait(call), f"hold {hold.hold_id}")
 
     def add(self, pod: str, container: str, methods: Iterable[str], at_most_s: float) -> HeldCalls:
         """Makes a hold that ends by itself; see `Holds.add` for what is refused."""
@@ -51,7 +52,11 @@ class Hold(BaseRule):
 
     def _arm(self, hold: HeldCalls) -> HeldCalls:
         self._opened[hold.hold_id] = asyncio.Event()
-        asyncio.get_running_loop().call_at(hold.until_s, self._expire)
+        # The time of the hold, not of the clock: libuv's timers fire up to a millisecond early, and
+        # a hold that was found not to be over then would never end.
+        self._timers[hold.hold_id] = asyncio.get_running_loop().call_at(
+            hold.until_s, self._expire, hold.until_s
+        )
         return hold
 
     def release(self, hold_id: str) -> int:
@@ -64,16 +69,19 @@ class Hold(BaseRule):
         self._open(hold)
         return len(hold.waiting)
 
-    def _expire(self) -> None:
-        for hold in self.holds.expire(asyncio.get_running_loop().time()):
+    def _expire(self, until_s: float) -> None:
+        for hold in self.holds.expire(until_s):
             self._open(hold)
 
     def _open(self, hold: HeldCalls) -> None:
+        self._timers.pop(hold.hold_id).cancel()
         self._opened.pop(hold.hold_id).set()
 
-    async def _wait(self, hold: HeldCalls, call: Call) -> None:
-        hold.waiting.add(call.call_id)
-        try:
-            await self._opened[hold.hold_id].wait()
-        finally:
-            hold.waiting.discard(call.call_id)
+    async def _wait(self, call: Call) -> None:
+        # A call goes on when nothing holds it any more, not when the first of two holds has ended.
+        while hold := self.holds.of(short(call.method), call.subject):
+            hold.waiting.add(call.call_id)
+            try:
+                await self._opened[hold.hold_id].wait()
+            finally:
+                hold.waiting.discard(call.call_id)
