@@ -101,7 +101,10 @@ class Rule(Protocol):
         """Sees the backend's good reply; may edit it in place and say `Changed`."""
 
     def on_error(self, call: Call, code: int) -> None:
-        """Learns that the call failed, with the gRPC code; the caller gets that error verbatim."""
+        """Learns that the call failed, with the gRPC code; the caller gets that error verbatim.
+
+        CANCELLED may mean that the caller went away; what the runtime did then is not known.
+        """
 
 
 class BaseRule:

@@ -9,6 +9,7 @@ caller that reply: the runtime has acted already.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from shim.core.calls import CallRecord
 from shim.core.rules import Answer, Call, Changed, Hold, Refuse, Rule, RuleBook, fails_closed
-from shim.errors import PodferryError, RuleFailed
+from shim.errors import Code, PodferryError, RuleFailed
 from shim.server import codec
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,10 @@ class Interception:
         try:
             reply = await backend(request)
         except grpc.aio.AioRpcError as error:
-            self._tell_error(rules, call, error)
+            self._tell_error(rules, call, error.code().value[0])
+            raise
+        except asyncio.CancelledError:  # the caller went away, or its deadline is over
+            self._tell_error(rules, call, Code.CANCELLED)
             raise
         return self._tell_reply(rules, call, reply, record)
 
@@ -89,31 +93,22 @@ class Interception:
         self, rule: Rule, call: Call, request: bytes, record: CallRecord
     ) -> tuple[bytes | None, bytes]:
         """One rule's say on a request: (final reply or None, the request's bytes from here on)."""
+        outcomes = self.outcomes[rule.name]
+        answer: bytes | None = None
         try:
             verdict = rule.on_request(call)
             if isinstance(verdict, Hold):
-                begun_s = time.monotonic()
-                self.outcomes[rule.name]["held"] += 1
-                record.subject = call.subject
-                logger.info("call waits call=%d method=%s pod=%s reason=%s", call.call_id,
-                            call.method, call.subject.pod, verdict.reason)  # fmt: skip
-                await verdict.until
-                record.held_s += time.monotonic() - begun_s
-                return None, request
-            if isinstance(verdict, Refuse):
-                self.outcomes[rule.name]["refused"] += 1
-                raise verdict.error
-            if isinstance(verdict, Answer):
-                self.outcomes[rule.name]["answered"] += 1
-                return codec.encode(verdict.reply), request
-            if isinstance(verdict, Changed):
+                outcomes["held"] += 1
+                await self._hold(verdict, call, record)
+            elif isinstance(verdict, Answer):
+                answer = codec.encode(verdict.reply)
+                outcomes["answered"] += 1
+            elif isinstance(verdict, Changed):
                 request = codec.encode(call.request)
-                self.outcomes[rule.name]["changed"] += 1
+                outcomes["changed"] += 1
             else:
-                self.outcomes[rule.name]["passed"] += 1
-        except PodferryError:
-            raise
-        except Exception as error:
+                outcomes["refused" if isinstance(verdict, Refuse) else "passed"] += 1
+        except Exception as error:  # one of our own tree too: only `Refuse` is meant for the caller
             self._broke(rule, call, error)
             if fails_closed(call):
                 raise RuleFailed(
@@ -123,7 +118,20 @@ class Interception:
                     " to run it without podferry",
                 ) from error
             call.request = codec.decode_request(call.method, request)  # undo a half-made change
-        return None, request
+            return None, request
+        if isinstance(verdict, Refuse):
+            raise verdict.error
+        return answer, request
+
+    async def _hold(self, verdict: Hold, call: Call, record: CallRecord) -> None:
+        begun_s = time.monotonic()
+        record.subject = call.subject
+        logger.info("call waits call=%d method=%s pod=%s reason=%s", call.call_id, call.method,
+                    call.subject.pod, verdict.reason)  # fmt: skip
+        try:
+            await verdict.until
+        finally:
+            record.held_s += time.monotonic() - begun_s
 
     def _tell_reply(
         self, rules: tuple[Rule, ...], call: Call, reply: bytes, record: CallRecord
@@ -145,10 +153,10 @@ class Interception:
         record.subject = call.subject
         return reply
 
-    def _tell_error(self, rules: tuple[Rule, ...], call: Call, error: grpc.aio.AioRpcError) -> None:
+    def _tell_error(self, rules: tuple[Rule, ...], call: Call, code: int) -> None:
         for rule in rules:
             try:
-                rule.on_error(call, error.code().value[0])
+                rule.on_error(call, code)
             except Exception as broken:
                 self._broke(rule, call, broken)
 
