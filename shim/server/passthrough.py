@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
+from grpc._cython import cygrpc
 
 from shim.core import methods
 from shim.core.calls import CallLedger, CallRecord
@@ -23,13 +24,30 @@ from shim.server.interception import Interception
 # Headers that belong to a connection or to the gRPC library and not to the caller.
 _NOT_FORWARDED = frozenset({"user-agent", "te", "content-type", "grpc-timeout"})
 
-Pairs = tuple[tuple[str, str | bytes], ...]
 ServicerContext = Any  # grpc.aio.ServicerContext, generic in types that bytes do not have
 
 
-def forwarded(metadata: Any) -> Pairs:
+class InOrder(grpc.aio.Metadata):
+    """Metadata in the order of the wire; grpc.aio's own class moves the values of a key together.
+
+    Args:
+        pairs: keys and values.
+    """
+
+    def __init__(self, *pairs: tuple[str, str | bytes]) -> None:
+        super().__init__()
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+
+def forwarded(metadata: Any) -> InOrder:
     """The caller's metadata without what belongs to its connection; order and doubles are kept."""
-    return tuple((key, value) for key, value in metadata or () if key not in _NOT_FORWARDED)
+    return InOrder(*((key, value) for key, value in metadata or () if key not in _NOT_FORWARDED))
 
 
 class Passthrough(grpc.GenericRpcHandler):
@@ -151,16 +169,23 @@ class Passthrough(grpc.GenericRpcHandler):
 async def _pump_requests(record: CallRecord, context: ServicerContext, call: Any) -> None:
     # A backend may end the call before it has read everything; what it then says is told by the
     # other pump, so errors of writing are not ours to tell.
-    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, cygrpc.InternalError):
+        await call.wait_for_connection()
         while (message := await context.read()) is not grpc.aio.EOF:
             record.request_bytes += len(message)
-            await call.write(message)
+            # Not call.write(): where the backend has ended the call meanwhile, that sets INTERNAL
+            # "Internal error from Core" in place of the backend's status, which is on its way.
+            # grpc-go answers an unknown method before it reads the request, so kubelet would see
+            # INTERNAL where UNIMPLEMENTED makes it fall back.
+            await call._cython_call.send_serialized_message(message)
         await call.done_writing()
 
 
 async def _pump_replies(record: CallRecord, call: Any, context: ServicerContext) -> None:
     initial = await call.initial_metadata()
-    if not call.done():  # a call that ends without a message has all its metadata in the trailer
+    # A call that has ended and has no initial metadata may have had no headers at all: its status
+    # came in their place. All others' headers are forwarded when they are sent.
+    if initial or not call.done():
         await context.send_initial_metadata(tuple(initial))
     while (message := await call.read()) is not grpc.aio.EOF:
         record.reply_bytes += len(message)
