@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc._cython import cygrpc
 
 from tests.contract.fake_runtime import UNLIMITED
 from tests.contract.metadata import InOrder, MetadataPairs, by_key, plain
@@ -88,9 +90,7 @@ async def stream(
     call = channel.stream_stream(method)(metadata=InOrder(*metadata), timeout=timeout_s)
     replies: list[bytes] = []
     try:
-        for request in requests:
-            await call.write(request)
-        await call.done_writing()
+        await say(call, requests)
         while (message := await call.read()) is not grpc.aio.EOF:
             replies.append(bytes(message))
     except (grpc.RpcError, asyncio.InvalidStateError):
@@ -102,6 +102,18 @@ async def stream(
         by_key(plain(await call.initial_metadata())),
         by_key(plain(await call.trailing_metadata())),
     )
+
+
+async def say(call: Any, requests: Iterable[bytes]) -> None:
+    """Writes requests and closes the caller's side, whatever the other end does meanwhile.
+
+    ``call.write`` makes up a status of its own where the call has been ended while it writes.
+    """
+    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, cygrpc.InternalError):
+        await call.wait_for_connection()
+        for request in requests:
+            await call._cython_call.send_serialized_message(request)
+        await call.done_writing()
 
 
 async def until(

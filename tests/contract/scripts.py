@@ -7,13 +7,17 @@ Those without a queue or an event can be pickled, and so run in a backend of ano
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from dataclasses import dataclass, field
 
 import grpc
 
 from tests.contract.fake_runtime import FakeCall, Script
 from tests.contract.metadata import MetadataPairs
+
+
+SPOKEN_S = 0.02
+"""Between headers and an end without a message: grpcio's streams lose the former at the ends if
+both arrive together, as a client and so in podferry too."""
 
 
 @dataclass
@@ -60,6 +64,7 @@ class Fail:
             await call.read()
         if self.initial:
             await call.headers(self.initial)
+            await asyncio.sleep(SPOKEN_S)
         for number in range(self.replies):
             await call.write(b"%d" % number)
         await call.fail(self.code, self.text, self.trailing)
@@ -105,7 +110,6 @@ class Events:
     size_bytes: int = 16
     idle: bool = False
     trailing: MetadataPairs = ()
-    headers_first: bool = True
 
     async def act(self, call: FakeCall) -> None:
         """Streams."""
@@ -178,14 +182,13 @@ class EndEarly:
 
     replies: int = 1
     trailing: MetadataPairs = (("x-end", "early"),)
+    initial: MetadataPairs = ()
 
     async def act(self, call: FakeCall) -> None:
         """Replies and leaves."""
+        if self.initial:
+            await call.headers(self.initial)
+            await asyncio.sleep(SPOKEN_S)
         call.context.set_trailing_metadata(self.trailing)
         for number in range(self.replies):
             await call.write(b"%d" % number)
-
-
-def variants(script: Script, **changes: object) -> Script:
-    """The same script with some attributes changed."""
-    return dataclasses.replace(script, **changes)  # type: ignore[type-var]

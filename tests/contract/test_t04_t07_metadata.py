@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from shim.core.methods import RUNTIME
-from tests.contract.client import Observation, stream, unary, until
+from tests.contract.client import Observation, stream, unary
 from tests.contract.metadata import MetadataPairs, by_key
 from tests.contract.scripts import EndEarly, Events, Fail, Hang, Reply
 from tests.fix_contract import Rig
@@ -83,7 +83,7 @@ async def test_t5_t6_metadata_of_replies(rig: Rig, method: str, ending: str) -> 
     trailing = (("x-last", "y"), ("x-last", "z"), ("grpc-status-details-bin", DETAILS))
     script = {
         "reply": Reply(b"r", initial, trailing),
-        "ok-without-reply": _SilentEnd(initial, trailing),
+        "ok-without-reply": EndEarly(0, trailing, initial),
         "error": Fail(grpc.StatusCode.NOT_FOUND, "no such thing", trailing, initial),
         "error-after-reply": Fail(
             grpc.StatusCode.ABORTED, "changed", trailing, initial, replies=1
@@ -95,16 +95,6 @@ async def test_t5_t6_metadata_of_replies(rig: Rig, method: str, ending: str) -> 
     assert seen[1] == seen[0]
     assert seen[0].trailing == by_key(trailing)
     assert seen[0].initial == by_key(initial)
-
-
-class _SilentEnd(EndEarly):
-    def __init__(self, initial: MetadataPairs, trailing: MetadataPairs) -> None:
-        super().__init__(0, trailing)
-        self._initial = initial
-
-    async def act(self, call) -> None:  # type: ignore[no-untyped-def]
-        await call.headers(self._initial)
-        await super().act(call)
 
 
 async def test_t6_trailing_metadata_after_a_stream(rig: Rig) -> None:
@@ -146,14 +136,3 @@ async def test_t7_texts_of_all_sizes(rig: Rig, method: str, text: str) -> None:
     tries = 20 if len(TEXTS[text]) < 100_000 else 3
     seen = await asyncio.gather(*(unary(rig.through, method) for _ in range(tries)))
     assert seen == [Observation(grpc.StatusCode.UNKNOWN, TEXTS[text])] * tries
-
-
-@pytest.mark.parametrize("method", _kinds())
-async def test_t7_ok_is_told_without_a_reply_for_unary_calls(rig: Rig, method: str) -> None:
-    """T7: a backend that ends a unary call with OK and no message gives the same odd result."""
-    rig.fake.on(method, EndEarly(0))
-    direct = await unary(rig.direct, method)
-    through = await unary(rig.through, method)
-    assert through.code is direct.code
-    assert through.replies == direct.replies == []
-    await until(lambda: not rig.fake.running(), what="the calls end")
