@@ -76,9 +76,11 @@ def install(
             disk.save_backup(step.base)
     _write_manifest(disk, intent)
     disk.sweep(record.path for record in intent.files)
+    changed = intent.kubelet_changed
     for step in steps:
         _take(step, disk, machine, say)
-    changed = machine.moment() if points else intent.kubelet_changed
+        if isinstance(step, Write) and step.role == "kubelet":
+            changed = machine.moment()
     _write_manifest(disk, replace(intent, state="installed", kubelet_changed=changed))
     return True
 

@@ -170,7 +170,8 @@ def _own_files(
         write = _own_file(tree, path, new, role, why, manifest, notes)
         if write is not None:
             writes.append(write)
-    if tree.resolve(content.WANTED_LINK) == content.WANTED_LINK:
+    is_linked = tree.resolve(content.WANTED_LINK) != content.WANTED_LINK
+    if not (is_linked and manifest and manifest.file(content.WANTED_LINK)):
         writes.append(Link(content.WANTED_LINK, content.UNIT, "unit", "started at boot"))
     return writes
 
