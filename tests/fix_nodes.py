@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.testbed import engine, image, run, service, testbed
+from tests.testbed import engine, run, service, testbed
 from tests.testbed.errors import EngineMissing
 from tests.testbed.kubelet import Kubelet
 from tests.testbed.node import Node
@@ -117,7 +117,7 @@ def two_kubelets(two_nodes: tuple[Node, Node]) -> Iterator[tuple[Kubelet, Kubele
 @pytest.fixture
 def shim(node: Node) -> Iterator[Shim]:
     """podferry with default settings, running on ``node``."""
-    service.install(node, image.ensure(node.client))
+    service.install(node)
     with Shim(node) as made:
         yield made
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cri_proto import runtime_v1_pb2 as pb
-from tests.testbed import cadence, images, run
+from tests.testbed import apt, cadence, images, run
 from tests.testbed.cadence import Cadence, Figures
 from tests.testbed.kubelet import Kubelet, Pod
 from tests.testbed.node import Node
@@ -103,6 +103,43 @@ def test_node_booted_by_systemd_runs_pods(systemd_node: Node) -> None:
         assert kubelet.exec(pod, ["echo", "yes"]).stdout == b"yes\n"
     failed = systemd_node.exec(["systemctl", "--failed", "--plain", "--no-legend"]).text
     assert failed == ""
+
+
+def test_node_comes_back_after_a_power_cut(two_kubelets: tuple[Kubelet, Kubelet]) -> None:
+    first, second = two_kubelets
+    first.run_pod(sleeper("lost"))
+    first.node.reset()
+    first.redial()
+    states = {one.state for one in first.cri.list_pod_sandbox()}
+    assert states == {pb.PodSandboxState.SANDBOX_NOTREADY}
+    here, there = first.run_pod(sleeper("here")), second.run_pod(sleeper("there"))
+    assert first.exec(here, ["ping", "-c", "1", "-W", "5", there.ip]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "sources.list",
+            "# deb http://no.test/debian x\ndeb [arch=amd64] http://a.test/debian x main\n",
+        ),
+        ("sources.list.d/a.sources", "Types: deb\nURIs: http://a.test/debian\nSuites: x\n"),
+        (
+            "sources.list.d/a.list",
+            "deb https://b.test/apt x main\ndeb http://a.test/debian x main\n",
+        ),
+    ],
+)
+def test_mirror_is_read_from_the_hosts_apt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.delenv("PODFERRY_DEBIAN_MIRROR", raising=False)
+    assert apt.debian_mirror(tmp_path) == ""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert apt.debian_mirror(tmp_path) == "http://a.test/debian"
+    monkeypatch.setenv("PODFERRY_DEBIAN_MIRROR", "http://c.test/debian")
+    assert apt.debian_mirror(tmp_path) == "http://c.test/debian"
 
 
 def test_cadence_counts_what_kubelet_would_notice(kubelet: Kubelet, node: Node) -> None:

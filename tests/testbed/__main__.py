@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+
 import click
 
 from shim.errors import PodferryError
-from tests.testbed import engine, image, run
+from tests.testbed import engine, image, run, service, testbed
 
 
 @click.group()
@@ -26,6 +29,25 @@ def engine_command() -> None:
 def build(rebuild: bool) -> None:
     """Build the node image if its recipe has changed; print its tag."""
     click.echo(image.ensure(engine.ensure(), rebuild=rebuild))
+
+
+@main.command()
+@click.option("--nodes", "count", default=2, show_default=True, help="How many.")
+@click.option("--systemd", is_flag=True, help="Boot them with systemd.")
+@click.option("--podferry", is_flag=True, help="Install podferry from the tree and start it.")
+def up(count: int, systemd: bool, podferry: bool) -> None:
+    """Start nodes, say how to get in, and remove them at Ctrl-C."""
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(testbed.nodes(count, "systemd" if systemd else "plain"))
+        for node in made:
+            if podferry:
+                service.install(node)
+                stack.enter_context(service.Shim(node))
+            shell = " ".join(node.inside.argv(["bash"], {"TERM": "$TERM"}))
+            click.echo(f"{node.name}  {node.address}  pods {node.pod_subnet}\n  {shell}")
+        click.echo("Ctrl-C removes them.")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
 
 
 @main.command()

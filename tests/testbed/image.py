@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from http import HTTPStatus
 from pathlib import Path
 
 import docker
-from docker.errors import BuildError, ImageNotFound
+from docker.errors import APIError, BuildError, ImageNotFound
 
 from tests.testbed import apt, engine, recipe
 from tests.testbed.errors import ImageFailed
@@ -34,6 +35,7 @@ def ensure(client: docker.DockerClient, *, rebuild: bool = False) -> str:
                 _build_base(client)
             if rebuild or not _exists(client, tag):
                 _build_node(client, tag)
+                remove_old(client)
     return tag
 
 
@@ -44,8 +46,13 @@ def remove_old(client: docker.DockerClient, *, everything: bool = False) -> list
     for name in (recipe.NODE_NAME, recipe.BASE_NAME):
         for image in client.images.list(name=name):
             for tag in set(image.tags) - keep:
-                client.images.remove(tag, force=True)
-                removed.append(tag)
+                try:
+                    client.images.remove(tag)
+                except APIError as error:
+                    if error.status_code != HTTPStatus.CONFLICT:  # a node still runs from it
+                        raise
+                else:
+                    removed.append(tag)
     return removed
 
 

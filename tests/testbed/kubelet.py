@@ -61,6 +61,7 @@ class Kubelet:
 
     def __init__(self, node: Node, socket: str = containerd.SOCKET) -> None:
         self.node = node
+        self.socket = socket
         self.cri = CriClient(node.path(socket))
         self.pods: list[Pod] = []
 
@@ -81,6 +82,11 @@ class Kubelet:
             self.delete_all()
         finally:
             self.cri.close()
+
+    def redial(self) -> None:
+        """Dials anew, as after a restart of kubelet or a reset of its node."""
+        self.cri.close()
+        self.cri = CriClient(self.node.path(self.socket))
 
     def delete_all(self) -> None:
         """Deletes its pods without grace; goes on after a failure and tells the first."""

@@ -51,12 +51,14 @@ class Node:
         boot: Boot = "plain",
     ) -> None:
         self.client = client
+        self.image = image
         self.wire = wire
         self.index = index
         self.boot = boot
         self.name = f"pf-{run.short()}-{wire.name[-6:]}-{index}"
         self.pod_subnet = network.pod_subnet(index)
         self.daemons: list[Daemon] = []
+        self._routes: list[Node] = []
         self._volume = f"{self.name}-var"
         self._container = self._describe(image)
         self._inside: Namespaces | None = None
@@ -92,6 +94,25 @@ class Node:
         with contextlib.suppress(NotFound):
             self.client.volumes.get(self._volume).remove(force=True)
         run.remove_cgroups(self.name)
+
+    def reset(self) -> None:
+        """Pulls the plug and boots again: processes, /run and routes go, disks stay.
+
+        podferry is not started; what was made with ``daemon`` is dead; sockets must be dialled anew.
+        """
+        wrapped = self._container.get_wrapped_container()
+        wrapped.kill()
+        wrapped.wait()
+        run.remove_cgroups(self.name)
+        wrapped.start()
+        self.inside.pid = self._wait_booted()
+        for daemon in [*self.daemons, self.containerd.daemon]:
+            daemon.forget()
+        if self.boot == "systemd":
+            self._wait_systemd()
+        self.containerd.start()
+        for other in self._routes:
+            self.route(other)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -178,6 +199,8 @@ class Node:
 
     def route(self, other: Node) -> None:
         """Sends what is for the other node's pods to the other node."""
+        if other not in self._routes:
+            self._routes.append(other)
         self.exec(["ip", "route", "replace", other.pod_subnet, "via", other.address])
 
     def logs(self) -> dict[str, str]:

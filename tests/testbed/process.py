@@ -137,9 +137,13 @@ class Daemon:
             return False
         return stat.rpartition(")")[2].split()[0] not in "ZX"
 
+    def forget(self) -> None:
+        """Knows no process any more: the node was reset, and its number may have a new owner."""
+        self.pid = 0
+
     def signal(self, name: str) -> None:
         """Sends it a signal by name ("TERM", "KILL", "STOP")."""
-        self.inside.run(["kill", f"-{name}", str(self.pid)])
+        self.inside.run(["kill", f"-{name}", str(self.pid)])  # procps: a name without SIG
 
     def wait_ended(self, deadline_s: float = 30.0) -> None:
         """Waits for its end.

@@ -8,6 +8,7 @@ import functools
 import os
 import secrets
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def remove_leftovers(client: docker.DockerClient, *, ours: bool) -> list[str]:
                 pass
             except APIError as error:
                 # Somebody else may be removing it at this moment.
-                if error.status_code != 409:
+                if error.status_code != HTTPStatus.CONFLICT:
                     raise
     # In this order: a container is there before its cgroups are.
     named = _cgroup_names()

@@ -22,9 +22,9 @@ CONFIG = "/etc/podferry/config.toml"
 READY_DEADLINE_S = 30.0
 
 
-def install(node: Node, image: str) -> None:
+def install(node: Node) -> None:
     """Puts podferry, as the source tree stands, into the node's /opt/podferry; once per tree."""
-    built = wheel.ensure(node.client, image)
+    built = wheel.ensure(node.client, node.image)
     stamp = node.path("/opt/podferry/installed-wheel")
     if stamp.exists() and stamp.read_text() == str(built):
         return
@@ -72,24 +72,6 @@ class Shim:
     def pid(self) -> int:
         """Its process, as the node counts."""
         return self.daemon.pid
-
-    @property
-    def host_pid(self) -> int:
-        """Its process, as the host counts."""
-        status = self.node.exec(["cat", f"/proc/{self.pid}/status"]).text  # node's own numbers
-        inner = next(line for line in status.splitlines() if line.startswith("NSpid:"))
-        wanted = inner.split()[1:]
-        for candidate in Path("/proc").glob("[0-9]*"):
-            try:
-                text = (candidate / "status").read_text()
-                namespace = (candidate / "ns/pid").readlink()
-            except OSError:
-                continue
-            line = next((one for one in text.splitlines() if one.startswith("NSpid:")), "")
-            same = namespace == Path(f"/proc/{self.node.inside.pid}/ns/pid").readlink()
-            if same and line.split()[-1:] == wanted[-1:]:
-                return int(candidate.name)
-        raise NodeFailed(f"podferry (pid {self.pid}) is gone", where=self.node.name)
 
     def start(self) -> None:
         """Starts it and waits until CRI answers through it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service of a node that was booted by systemd, with the same surface as a hand-started daemon."""
+"""A service of a node booted by systemd, with the surface of a hand-started daemon."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ class Unit:
     def is_running(self) -> bool:
         """Whether it is active."""
         return self.show("ActiveState") == "active"
+
+    def forget(self) -> None:
+        """Nothing: systemd knows."""
 
     def signal(self, name: str) -> None:
         """Sends its main process a signal by name; with Restart= systemd brings it back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ COMMAND = (
     "--no-build-isolation --wheel-dir=/wheel ."
 )
 BUILD_DEADLINE_S = 600
+KEPT = 8
 
 
 def ensure(client: docker.DockerClient, image: str) -> Path:
@@ -39,7 +41,14 @@ def ensure(client: docker.DockerClient, image: str) -> Path:
     if not found:
         with engine.locked("wheel"):
             found = sorted(place.glob("*.whl")) or [_build(client, image, source, place)]
+            _forget_oldest()
     return found[0]
+
+
+def _forget_oldest() -> None:
+    places = sorted(CACHE.iterdir(), key=lambda path: path.stat().st_mtime)
+    for place in places[:-KEPT]:
+        shutil.rmtree(place)
 
 
 def _build(client: docker.DockerClient, image: str, source: bytes, place: Path) -> Path:
