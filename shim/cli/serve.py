@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
 
 from shim import logs, settings
+
+# C-core 1.85 polls sockets by its event engine's threads; with its older poller a carried call
+# takes a third less processor time and 0.2 ms less at the median (docs/design.md).
+FASTER_POLLING = "-event_engine_client,-event_engine_listener"
 
 
 @click.command()
@@ -23,6 +28,7 @@ def serve(config: Path | None, takeover: bool) -> None:
     \b
     Exit status: 0 after SIGTERM or a handover, 1 if it could not start (the reason is on stderr).
     """
+    os.environ.setdefault("GRPC_EXPERIMENTS", FASTER_POLLING)  # read when grpc is imported
     import uvloop
 
     from shim.server.service import Service
