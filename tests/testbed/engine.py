@@ -134,16 +134,21 @@ def in_use() -> bool:
 
 def release() -> None:
     """Ends this process's use of the engine; the last user of one that we started stops it."""
-    if _users.leave() and _own_pid() is not None and not KEEP_FILE.exists():
-        with _users.alone() as nobody_else:
-            if nobody_else:
-                stop()
+    if _users.leave() and not KEEP_FILE.exists():
+        with contextlib.suppress(EngineMissing):
+            stop()
 
 
 def stop() -> bool:
-    """Stops the engine that ``ensure`` started, and only that one; True if there was one."""
-    with locked("engine"):
+    """Stops the engine that ``ensure`` started, and only that one; True if there was one.
+
+    Raises:
+        EngineMissing: another process uses it.
+    """
+    with _users.alone() as nobody_else, locked("engine"):
         pid = _own_pid()
+        if pid is not None and not nobody_else:
+            raise EngineMissing("another process uses the engine", remedy="wait for its end")
         if pid is None:
             return False
         say(f"stopping dockerd (pid {pid})")

@@ -98,7 +98,7 @@ class Node:
     def reset(self) -> None:
         """Pulls the plug and boots again: processes, /run and routes go, disks stay.
 
-        podferry is not started; what was made with ``daemon`` is dead; sockets must be dialled anew.
+        podferry is not started; what ``daemon`` made is dead; sockets must be dialled anew.
         """
         wrapped = self._container.get_wrapped_container()
         wrapped.kill()

@@ -89,9 +89,13 @@ def _source() -> bytes:
                 paths.append(path)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path in sorted(path for path in paths if path.is_file()):
-            content = path.read_bytes()
+        for path in sorted(path for path in paths if path.is_file() or path.is_symlink()):
             entry = tarfile.TarInfo(f"source/{path.relative_to(recipe.REPOSITORY)}")
+            if path.is_symlink():  # shim/installer is a link to installer/
+                entry.type, entry.linkname = tarfile.SYMTYPE, str(path.readlink())
+                tar.addfile(entry)
+                continue
+            content = path.read_bytes()
             entry.size = len(content)
             entry.mode = path.stat().st_mode & 0o777
             tar.addfile(entry, io.BytesIO(content))
