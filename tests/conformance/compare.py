@@ -108,7 +108,8 @@ def parse(junit: str, *, where: str) -> dict[str, Spec]:
 
 def compare(direct: Report, shim: Report) -> Verdict:
     """Judges one round: A directly, B through podferry."""
-    lost, other = [], []
+    lost: list[Difference] = []
+    other: list[Difference] = []
     for name in sorted({*direct, *shim}):
         pair = Difference(name, direct.get(name, ABSENT), shim.get(name, ABSENT))
         if pair.direct.outcome is pair.shim.outcome:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conformance by others' programs: ``python -m tests.conformance critest|kubelet``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shim.errors import PodferryError
+from tests.conformance import binary
+
+KEEP = click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Directory for reports and logs.",
+)
+
+
+@click.group()
+def main() -> None:
+    """Runs others' conformance programs against podferry; see docs/conformance.md."""
+
+
+@main.command("critest")
+@click.option("--critest", "path", default="", help="Path of the program; none skips.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--focus", default="", help="Only specs that this regular expression matches.")
+@KEEP
+def critest_command(path: str, rounds: int, focus: str, keep: Path | None) -> None:
+    """critest, direct and through podferry: what passes directly must pass through podferry."""
+    program = _given(path, "critest", "CRITEST=/path/to/critest")
+    from tests.conformance import critest
+
+    _finish(lambda: critest.main(program, rounds, focus, keep, click.echo))
+
+
+def _given(path: str, name: str, variable: str) -> Path:
+    program = binary.given(path, name=name)
+    if program is None:
+        click.echo(f"skipped: no {name} was given ({variable})")
+        click.echo(json.dumps({"skipped": f"no {name} was given"}))
+        sys.exit(0)
+    return program
+
+
+def _finish(work: Callable[[], tuple[dict[str, Any], bool]]) -> None:
+    figures, holds = work()
+    click.echo("PASS" if holds else "FAIL")
+    click.echo(json.dumps(figures | {"pass": holds}))
+    sys.exit(0 if holds else 1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PodferryError as error:
+        raise SystemExit(f"conformance: {error}") from None
