@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.bench.cri import idle, latency, memory, restarts
 from tests.bench.figures import machine
-from tests.testbed import recipe, service, testbed
+from tests.testbed import service, testbed
 from tests.testbed.node import Node
 from tests.testbed.service import Shim
 
@@ -42,7 +42,7 @@ def main() -> int:
     """Runs everything; exit status 1 if a bar is missed."""
     figures: dict[str, Any] = {"machine": machine(), "quick": QUICK}
     with testbed.nodes(1) as [node]:
-        service.install(node, recipe.node_tag())
+        service.install(node)
         measure(node, figures)
     judge(figures)
     print(json.dumps(figures))
