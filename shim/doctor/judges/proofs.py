@@ -148,5 +148,5 @@ def optional_devices(facts: Proofs) -> Verdict:
     names = {"ipip": "ipip", "plug": "sch_plug"}
     absent = [shown for name, shown in names.items() if not _known(facts.by_name[name])]
     if absent:
-        return ok(f"absent: {', '.join(absent)}; podferry has another way for each")
+        return ok(f"absent: {', '.join(absent)}; neither is needed")
     return ok("ipip and sch_plug can be made")
