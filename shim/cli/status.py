@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from cri_proto import control_pb2 as pb
 from shim.cli.client import TIMEOUT_S, service
 from shim.cli.output import as_dict, micros, output_option, print_json, size, span
 from shim.errors import Unavailable
+
+if TYPE_CHECKING:
+    from shim.installer.state import InstallState
 
 
 @click.command()
@@ -33,24 +37,22 @@ def status(config: Path | None, output: str) -> None:
             answer = stub.Status(pb.StatusRequest(), timeout=TIMEOUT_S)
     except Unavailable as error:
         if output == "json":
-            print_json({"service": None, "installation": installation, "error": str(error)})
+            print_json({"service": None, "installation": asdict(installation), "error": str(error)})
         else:
             _show_installation(installation)
         raise
     if output == "json":
-        print_json({"service": as_dict(answer), "installation": installation, "error": ""})
+        print_json({"service": as_dict(answer), "installation": asdict(installation), "error": ""})
     else:
         _show(answer)
         _show_installation(installation)
     sys.exit(0 if answer.backend.answers else 3)
 
 
-def _installation() -> dict[str, Any]:
-    import dataclasses
-
+def _installation() -> InstallState:
     from shim.installer.state import describe
 
-    return dataclasses.asdict(describe(Path("/")))
+    return describe(Path("/"))
 
 
 def _show(answer: pb.StatusResponse) -> None:
@@ -91,9 +93,17 @@ def _show(answer: pb.StatusResponse) -> None:
         )
 
 
-def _show_installation(installation: dict[str, Any]) -> None:
+def _show_installation(state: InstallState) -> None:
     click.echo()
-    for key, value in installation.items():
-        if value not in (None, "", [], (), {}):
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            click.echo(f"{key.replace('_', ' ')}: {shown}")
+    if state.version is None:
+        click.echo("installed  no (`podferry install --dry-run` shows what it would do)")
+    else:
+        click.echo(f"installed  podferry {state.version}, {state.progress}")
+    ours = "ours" if state.points_at_us else "not ours"
+    where = f" by {state.endpoint_place} {state.endpoint_path}".rstrip()
+    if state.endpoint:
+        click.echo(f"kubelet    uses {state.endpoint} ({ours}),{where}")
+    if state.restart_pending:
+        click.echo(f"kubelet    runs with older files: systemctl restart {state.kubelet_unit}")
+    for problem in state.problems:
+        click.echo(f"note       {problem}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.bench.cri import idle, latency, memory, restarts
 from tests.bench.figures import machine
+from tests.bench.process import NodeProcess
 from tests.testbed import service, testbed
 from tests.testbed.node import Node
 from tests.testbed.service import Shim
@@ -53,6 +54,7 @@ def measure(node: Node, figures: dict[str, Any]) -> None:
     """All measurements on one node, each against containerd itself where that makes sense."""
     direct = node.path("/run/containerd/containerd.sock")
     with Shim(node) as shim:
+        process = NodeProcess(node.path(f"/proc/{shim.pid}"))
         say("pod start")
         figures["pod_start"] = latency.pod_start(node, service.SOCKET, POD_STARTS)
         say(f"{PODS} pods")
@@ -60,9 +62,9 @@ def measure(node: Node, figures: dict[str, Any]) -> None:
             say("added latency")
             figures["latency"] = latency.added_latency(direct, shim.socket, LATENCY_ROUNDS)
             say(f"kubelet's cadence for {IDLE_S:g} s")
-            figures["idle"] = idle.at_cadence(shim.socket, shim.host_pid, IDLE_S)
+            figures["idle"] = idle.at_cadence(shim.socket, process, IDLE_S)
         say("large replies")
-        figures["memory"] = memory.after_large_replies(node, service.SOCKET, shim.host_pid)
+        figures["memory"] = memory.after_large_replies(node, service.SOCKET, process)
     # A shorter age only shortens the time between handovers, not what is measured.
     with Shim(node, f"[cri]\nconnection_age_s = {CONNECTION_AGE_S}\n") as shim:
         say("handovers")

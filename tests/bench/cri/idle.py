@@ -7,30 +7,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from tests.bench.process import NodeProcess
 from tests.testbed.cadence import Cadence
 
 
-def at_cadence(socket: Path, pid: int, seconds: float) -> dict[str, Any]:
+def at_cadence(socket: Path, process: NodeProcess, seconds: float) -> dict[str, Any]:
     """Serves kubelet's background calls for a while.
 
     Args:
         socket: our socket, as this process can dial it.
-        pid: our process, as this process counts.
+        process: ours.
         seconds: for how long.
     """
-    process = psutil.Process(pid)
     with Cadence(socket) as cadence:
         time.sleep(2)  # all loops make their calls at once when they start
-        before = process.cpu_times()
+        before_s = process.cpu_s()
         began = time.monotonic()
         time.sleep(seconds)
         took_s = time.monotonic() - began
-        after = process.cpu_times()
-        rss = process.memory_info().rss
+        cpu_s = process.cpu_s() - before_s
+        rss = process.rss_bytes()
     figures = cadence.figures()
-    cpu_s = (after.user + after.system) - (before.user + before.system)
     return {
         "idle_cpu_percent": round(100 * cpu_s / took_s, 2),
         "rss_mib_idle": round(rss / 2**20, 1),

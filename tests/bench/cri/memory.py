@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 
 from cri_proto import runtime_v1_pb2 as cri
+from tests.bench.process import NodeProcess
 from tests.testbed.kubelet import Kubelet
 from tests.testbed.node import Node
 from tests.testbed.pods import ContainerSpec, PodSpec, container_config, sandbox_config
@@ -18,18 +18,17 @@ MIB = 1 << 20
 LOADS = ((MIB, 1000), (15 * MIB, 10))
 
 
-def after_large_replies(node: Node, shim: str, pid: int) -> dict[str, Any]:
+def after_large_replies(node: Node, shim: str, process: NodeProcess) -> dict[str, Any]:
     """Lists a container of 1 MiB a thousand times and one of 15 MiB ten times.
 
     Args:
         node: where.
         shim: path of our socket inside the node.
-        pid: our process, as this process counts.
+        process: ours.
     """
-    process = psutil.Process(pid)
     spec = PodSpec("large", (ContainerSpec("c", command=("sleep", "1")),), host_network=True)
     config = sandbox_config(spec)
-    peak = process.memory_info().rss
+    peak = process.rss_bytes()
     with Kubelet(node) as kubelet:
         sandbox = kubelet.cri.run_pod_sandbox(config)
         try:
@@ -43,12 +42,12 @@ def after_large_replies(node: Node, shim: str, pid: int) -> dict[str, Any]:
             kubelet.cri.stop_pod_sandbox(sandbox)
             kubelet.cri.remove_pod_sandbox(sandbox)
     return {
-        "rss_mib_after_large_replies": round(process.memory_info().rss / MIB, 1),
+        "rss_mib_after_large_replies": round(process.rss_bytes() / MIB, 1),
         "rss_mib_peak_sampled": round(peak / MIB, 1),
     }
 
 
-def _list(socket: Path, container: str, times: int, at_least_bytes: int, of: psutil.Process) -> int:
+def _list(socket: Path, container: str, times: int, at_least_bytes: int, of: NodeProcess) -> int:
     options = [("grpc.max_receive_message_length", 64 * MIB)]
     request = cri.ListContainersRequest(filter=cri.ContainerFilter(id=container))
     peak = 0
@@ -59,5 +58,5 @@ def _list(socket: Path, container: str, times: int, at_least_bytes: int, of: psu
             if len(reply) < at_least_bytes:
                 raise RuntimeError(f"reply has {len(reply)} bytes, wanted are {at_least_bytes}")
             if turn % 10 == 0:
-                peak = max(peak, of.memory_info().rss)
+                peak = max(peak, of.rss_bytes())
     return peak
