@@ -36,6 +36,7 @@ def connect(path: Path, options: Iterable[tuple[str, Any]] = ()) -> grpc.aio.Cha
     return grpc.aio.insecure_channel(
         f"unix:{path}",
         options=[
+            *options,  # the first of a name counts
             *UNLIMITED,
             ("grpc.default_authority", "localhost"),
             ("grpc.use_local_subchannel_pool", 1),
@@ -43,7 +44,6 @@ def connect(path: Path, options: Iterable[tuple[str, Any]] = ()) -> grpc.aio.Cha
             ("grpc.initial_reconnect_backoff_ms", 20),
             ("grpc.min_reconnect_backoff_ms", 1000),
             ("grpc.max_reconnect_backoff_ms", 100),
-            *options,
         ],
     )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
+from grpc._cython import cygrpc
 
 from tests.contract.canned import canned_reply
 from tests.contract.metadata import MetadataPairs, plain
@@ -118,7 +119,7 @@ class FakeRuntime:
         self.mode = mode
         self.gid = os.getgid() if gid is None else gid
         self.calls: list[Seen] = []
-        self._options = [*UNLIMITED, *options]
+        self._options = [*options, *UNLIMITED]  # the first of a name counts
         self._scripts: list[_Entry] = []
         self._server: grpc.aio.Server | None = None
 
@@ -175,8 +176,8 @@ class FakeRuntime:
         except grpc.aio.AbortError:
             seen.ended = "error"
             raise
-        except grpc.RpcError:
-            seen.ended = "cancelled"  # reading or writing failed: the caller is gone
+        except cygrpc.InternalError:
+            seen.ended = "cancelled"  # writing failed: the caller is gone
         finally:
             seen.ended_s = time.monotonic()
 
