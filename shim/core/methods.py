@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which gRPC methods CRI has and of what kind they are; knows nothing of their messages.
 
-Source: kubernetes/cri-api pkg/apis/runtime/v1/api.proto, v0.36 (37 + 6 methods) and the two pod
-checkpoint methods of KEP-5823. A method that is absent here is carried as a stream in both
-directions, which on the wire is compatible with every kind.
+Source: kubernetes/cri-api pkg/apis/runtime/v1/api.proto, v0.36 (35 + 6 methods) and the two pod
+checkpoint methods of KEP-5823 that came after it. A method that is absent here is carried as a
+stream in both directions, which on the wire is compatible with every kind.
 """
 
 from __future__ import annotations
