@@ -20,7 +20,7 @@ from shim.installer.tree import Tree, socket_path
 
 COMMAND_DEADLINE_S = 180.0  # kubelet's and our own start-up included
 KUBECTL_DEADLINE_S = 15.0
-SOCKET_DEADLINE_S = 60.0
+SOCKET_DEADLINE_S = 30.0
 ANSWER_DEADLINE_S = 3.0
 # A kubelet's own credentials may change annotations of its own Node object (NodeRestriction).
 KUBECONFIGS = ("/etc/kubernetes/admin.conf", "/etc/kubernetes/kubelet.conf")

@@ -86,7 +86,9 @@ def plan_uninstall(
     if live:
         if live.service_active:
             stop = Run(("systemctl", "stop", content.UNIT_NAME), "nobody needs it any more")
-            service.insert(0, stop)
+            clean = ("systemctl", "clean", "--what=runtime", content.UNIT_NAME)
+            # Preserved over restarts on purpose, so only we can take it away.
+            service[:0] = [stop, Run(clean, "its directory in /run goes")]
         service.append(Run(("systemctl", "daemon-reload"), "systemd forgets the units"))
         service += _sysctls(manifest, live, notes)
     return Unplan(tuple(kubelet), tuple(service), waits_for, tuple(notes))

@@ -168,8 +168,11 @@ def uninstall(root: Path, dry_run: bool, restart_kubelet: bool, output: str) -> 
         if not is_finished:
             done = "kubelet's files are put back, but the running kubelet still uses podferry"
     steps = plan.kubelet if plan.waits_for else (*plan.kubelet, *plan.service)
+    notes = plan.notes
+    if node.disk.is_state_left():
+        notes = (*notes, f"the service's own records in {content.STATE_DIR} are kept")
     pending = (plan.waits_for, "podferry uninstall") if plan.waits_for else ()
-    _show(output, steps, plan.notes, pending, done, dry_run=dry_run, changed=not dry_run)
+    _show(output, steps, notes, pending, done, dry_run=dry_run, changed=not dry_run)
     if not is_finished:
         sys.exit(UNFINISHED_STATUS)
 
