@@ -32,6 +32,8 @@ def _encode(probe: Callable[[Settings], Any], settings: Settings) -> bytes:
 
 
 def _judge(check: Check, outcome: Outcome) -> Verdict:
+    if outcome.problem.startswith(PermissionError.__name__):
+        return unknown(outcome.problem, "run as root")
     if outcome.problem:
         return unknown(outcome.problem, "run `podferry doctor` again; if it stays, report a bug")
     try:

@@ -133,6 +133,9 @@ def test_facts_travel_from_the_probe_to_the_judge_and_findings_keep_their_order(
     def broken(settings: Settings) -> f.Kernel:
         raise OSError(5, "Input/output error")
 
+    def forbidden(settings: Settings) -> f.Kernel:
+        raise PermissionError(13, "Permission denied")
+
     def misjudge(facts: f.Kernel) -> Verdict:
         raise KeyError("surprise")
 
@@ -145,16 +148,18 @@ def test_facts_travel_from_the_probe_to_the_judge_and_findings_keep_their_order(
             check("b.good", good, fine),
             check("c.misjudged", good, misjudge),
             check("d.other", other_facts, fine),
+            check("e.forbidden", forbidden, fine),
         ],
         Settings(),
     )
-    assert [one.id for one in findings] == ["a.broken", "b.good", "c.misjudged", "d.other"]
+    assert [one.id[0] for one in findings] == list("abcde")
     states = [one.state for one in findings]
-    assert states == [State.UNKNOWN, State.OK, State.UNKNOWN, State.UNKNOWN]
+    assert states == [State.UNKNOWN, State.OK, State.UNKNOWN, State.UNKNOWN, State.UNKNOWN]
     assert findings[1].found == "6.12.0"
     assert "Input/output error" in findings[0].found
     assert "surprise" in findings[2].found
     assert "report" in findings[2].remedy
+    assert findings[4].remedy == "run as root"
 
 
 def test_a_probe_that_checks_share_runs_once(tmp_path: Path) -> None:

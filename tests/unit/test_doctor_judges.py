@@ -63,6 +63,13 @@ PROOF_CASES = [
         "hashed",
     ),
     Case(
+        "no soft-dirty, and PAGEMAP_SCAN unknown",
+        proofs.soft_dirty,
+        named(soft_dirty=BROKEN, pagemap_scan=FORBIDDEN),
+        UNKNOWN,
+        "root",
+    ),
+    Case(
         "soft-dirty unknown",
         proofs.soft_dirty,
         named(soft_dirty=UNLOADED, pagemap_scan=UNLOADED),
@@ -112,6 +119,7 @@ PROOF_CASES = [
         UNKNOWN,
     ),
     Case("ipip and plug", proofs.optional_devices, named(ipip=WORKS, plug=WORKS), OK, "can be"),
+    Case("kinds unknown", proofs.optional_devices, named(ipip=WORKS, plug=FORBIDDEN), UNKNOWN),
     Case("no plug", proofs.optional_devices, named(ipip=WORKS, plug=ENOENT), OK, "sch_plug"),
 ]
 

@@ -83,9 +83,13 @@ def soft_dirty(facts: Proofs) -> Verdict:
         return ok("works")
     if better.works:
         return ok("absent, and not needed: PAGEMAP_SCAN works")
-    return unloaded(proof) or warning(
-        f"{proof.message}, and PAGEMAP_SCAN does not work either: pages are read and hashed",
-        "use Linux 6.7 or newer, or one with CONFIG_MEM_SOFT_DIRTY",
+    return (
+        unloaded(proof)
+        or unloaded(better)
+        or warning(
+            f"{proof.message}, and PAGEMAP_SCAN does not work either: pages are read and hashed",
+            "use Linux 6.7 or newer, or one with CONFIG_MEM_SOFT_DIRTY",
+        )
     )
 
 
@@ -145,8 +149,9 @@ def hold_devices(facts: Proofs) -> Verdict:
 
 def optional_devices(facts: Proofs) -> Verdict:
     """Neither is needed: one shortens a program of ours, the other a hold."""
-    names = {"ipip": "ipip", "plug": "sch_plug"}
-    absent = [shown for name, shown in names.items() if not _known(facts.by_name[name])]
+    shown = {"ipip": "ipip", "plug": "sch_plug"}
+    absent = [name for name in shown if not _known(facts.by_name[name])]
     if absent:
-        return ok(f"absent: {', '.join(absent)}; neither is needed")
+        listed = ", ".join(shown[name] for name in absent)
+        return unloaded(facts.by_name[absent[0]]) or ok(f"absent: {listed}; neither is needed")
     return ok("ipip and sch_plug can be made")

@@ -33,9 +33,20 @@ def kubelet(settings: Settings) -> Kubelet:
 def _running() -> tuple[int, str]:
     for process in psutil.process_iter(["name", "cmdline"]):
         arguments = process.info["cmdline"] or []
-        if process.info["name"] == "kubelet" and arguments:
+        if process.info["name"] == "kubelet" and arguments and _is_this_nodes(process.pid):
             return process.pid, flag_value(arguments)
     return 0, ""
+
+
+def _is_this_nodes(pid: int) -> bool:
+    # A node may itself be a container of this machine: its kubelet is not ours to speak of.
+    try:
+        theirs = Path(f"/proc/{pid}/ns/pid").readlink()
+    except PermissionError:
+        return True
+    except OSError:  # it has just ended
+        return False
+    return theirs == Path("/proc/self/ns/pid").readlink()
 
 
 def flag_value(arguments: Sequence[str]) -> str:
