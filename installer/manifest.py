@@ -21,7 +21,7 @@ PATH = f"{INSTALL_DIR}/manifest.json"
 BACKUP_DIR = f"{INSTALL_DIR}/backup"
 FORMAT = 1
 
-Role = Literal["settings", "sysctl", "unit", "kubelet"]
+Role = Literal["settings", "sysctl", "unit", "containerd", "kubelet"]
 
 
 class Original(msgspec.Struct, frozen=True):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import msgspec
 
 from shim.installer import content, kubelet
+from shim.installer.containerd_plan import plan_containerd
+from shim.installer.content import RUNTIME_UNITS
 from shim.installer.kubelet import Kubelet
 from shim.installer.kubelet_plan import Target, plan_kubelet
 from shim.installer.manifest import (
@@ -43,6 +45,8 @@ class Wish:
         settings_path: the settings file on the node.
         kubelet_configs: files and directories named with --kubelet-config.
         restart_kubelet: whether kubelet may be restarted.
+        containerd_runtime: the OCI runtime that containerd shall run, "" to leave containerd alone.
+        restart_containerd: whether containerd may be restarted when its files were changed.
     """
 
     command: str
@@ -50,6 +54,8 @@ class Wish:
     settings_path: str = content.SETTINGS
     kubelet_configs: tuple[str, ...] = ()
     restart_kubelet: bool = False
+    containerd_runtime: str = ""
+    restart_containerd: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,22 @@ def plan_install(
     )
     notes: list[str] = []
     own = _own_files(tree, settings, wish, found, manifest, notes)
+    containerd = None
+    if wish.containerd_runtime:
+        containerd = plan_containerd(tree, wish.containerd_runtime, manifest)
     pointed = plan_kubelet(tree, found, Target(ours, image), manifest)
     sysctls = _sysctls(manifest, live)
     annotation = _annotation(found, tree, former, ours, manifest, live)
     commands_due = bool(own) or manifest is None or manifest.state != "installed"
     steps: list[Step] = [*own, *(SetSysctl(record, record.value) for record in sysctls)]
+    pending: list[str] = []
+    if containerd:
+        steps.append(containerd)
+        restart = ("systemctl", "restart", RUNTIME_UNITS.get(found.flavour, found.unit))
+        if live and wish.restart_containerd:
+            steps.append(Run(restart, "containerd reads its drop-in; containers live on"))
+        elif live:
+            pending.append(" ".join(restart))
     if live:
         steps += _start_service(settings, wish, manifest, live, commands_due, bool(pointed))
     steps += pointed
@@ -136,7 +153,6 @@ def plan_install(
         (bool(pointed) and live.kubelet_active)
         or live.kubelet_is_older_than(manifest.kubelet_changed if manifest else None)
     )
-    pending: list[str] = []
     if is_stale and wish.restart_kubelet:
         steps.append(Run(restart, "kubelet takes the new endpoint"))
     elif is_stale:

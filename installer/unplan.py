@@ -66,6 +66,8 @@ def plan_uninstall(
         step = _file_step(tree, backups, record, notes)
         if step is not None:
             (kubelet if record.role == "kubelet" else service).append(step)
+    if any(getattr(step, "role", "") == "containerd" for step in service):
+        notes.append("containerd reads its former configuration at its next restart")
     if live and any("/systemd/" in getattr(step, "path", "") for step in kubelet):
         kubelet.append(Run(("systemctl", "daemon-reload"), "systemd reads kubelet's units"))
     kubelet += _annotation(manifest, live, notes)

@@ -66,6 +66,18 @@ _output = click.option(
     metavar="PATH",
     help="The podferry command by its path on the node. Default: this one.",
 )
+@click.option(
+    "--containerd-runtime",
+    default="",
+    metavar="PATH",
+    help="Also make containerd (2 or later) run this OCI runtime in place of runc, by a drop-in in "
+    "/etc/containerd/conf.d. Passing calls does not need it.",
+)
+@click.option(
+    "--restart-containerd",
+    is_flag=True,
+    help="Restart containerd if its drop-in was written. Without it the command is printed.",
+)
 @_output
 @click.pass_obj
 def install(
@@ -75,6 +87,8 @@ def install(
     restart_kubelet: bool,
     kubelet_configs: tuple[Path, ...],
     command: Path | None,
+    containerd_runtime: str,
+    restart_containerd: bool,
     output: str,
 ) -> None:
     """Install podferry on a node and point kubelet at it.
@@ -92,8 +106,8 @@ def install(
       5. restarts kubelet if --restart-kubelet was given.
 
     Every file keeps all of its bytes but the one value. A second run changes nothing. After a
-    crash run it again, or uninstall. containerd is neither changed nor restarted, and
-    /etc/crictl.yaml is left alone.
+    crash run it again, or uninstall. containerd is changed only with --containerd-runtime and
+    restarted only with --restart-containerd; /etc/crictl.yaml is left alone.
 
     \b
     Exit status: 0 done (also if nothing was to be done); 1 refused or failed,
@@ -111,6 +125,8 @@ def install(
         settings_path=str(config.absolute()) if config else content.SETTINGS,
         kubelet_configs=tuple(str(path) for path in kubelet_configs),
         restart_kubelet=restart_kubelet,
+        containerd_runtime=containerd_runtime,
+        restart_containerd=restart_containerd,
     )
     node = session.Node.at(root)
     if dry_run:
