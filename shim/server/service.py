@@ -259,6 +259,8 @@ class Service:
                 # grpc.aio shuts a server whose accepting loop breaks, which a single call with a
                 # method name that is no UTF-8 does (seen with 1.85.1), and tells nobody.
                 raise PodferryError("gRPC has given up a socket", where=self.settings.cri.listen)
+            # containerd listens first and sets owner and mode then; we may have looked in between.
+            self._follow_runtime()
             if self._successor is None:
                 with contextlib.suppress(Refused, OSError):
                     self._put_sockets_back()

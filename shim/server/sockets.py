@@ -132,6 +132,9 @@ class PublicSocket:
 
     def publish(self, ownership: Ownership) -> None:
         """Puts the socket in place, with its owner and mode set before anybody can see it."""
+        if self.is_in_place():
+            self.follow(ownership)  # renaming a link onto another of the same inode does nothing
+            return
         self._private.chmod(ownership.mode)
         os.chown(self._private, ownership.uid, ownership.gid)
         self._next.unlink(missing_ok=True)
