@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import grpc
 import psutil
 
+from cri_proto import control_pb2 as pb
 from cri_proto import control_pb2_grpc
 from tests.contract.client import until
 
@@ -131,6 +133,25 @@ level = "debug"
         """A client of the control socket."""
         async with grpc.aio.insecure_channel(f"unix:{self.control}") as channel:
             yield control_pb2_grpc.ControlStub(channel)
+
+    async def serving(self) -> int:
+        """Waits until the process that answers on the control socket serves; its pid."""
+        for _ in range(500):
+            async with self.stub() as control:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    status = await control.Status(pb.StatusRequest(), timeout=5)
+                    if status.phase == "serving":
+                        return int(status.pid)
+            await asyncio.sleep(0.02)
+        raise AssertionError("nobody serves")
+
+    async def handover(self, at_most_s: float = 20.0) -> int:
+        """Has the serving process replaced; the pid of the new one, which serves."""
+        await self.serving()
+        async with self.stub() as control:
+            answer = await control.StartSuccessor(pb.StartSuccessorRequest(at_most_s=at_most_s))
+        assert await self.serving() == answer.successor_pid
+        return int(answer.successor_pid)
 
     def processes(self) -> list[psutil.Process]:
         """All its living processes, found by their settings file; the dead ones are reaped."""
