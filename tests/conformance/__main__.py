@@ -40,6 +40,17 @@ def critest_command(path: str, rounds: int, focus: str, keep: Path | None) -> No
     _finish(lambda: critest.main(program, rounds, focus, keep, click.echo))
 
 
+@main.command("kubelet")
+@click.option("--kubelet", "path", default="", help="Path of the program; none skips.")
+@KEEP
+def kubelet_command(path: str, keep: Path | None) -> None:
+    """A standalone kubelet on podferry's socket: static pods, handovers, crashes, restarts."""
+    program = _given(path, "kubelet", "KUBELET=/path/to/kubelet")
+    from tests.conformance import kubelet
+
+    _finish(lambda: kubelet.main(program, keep, click.echo))
+
+
 def _given(path: str, name: str, variable: str) -> Path:
     program = binary.given(path, name=name)
     if program is None:

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from shim.errors import PodferryError
-from tests.conformance import binary, compare, registry
+from tests.conformance import binary, calls, compare, registry
 from tests.conformance.compare import Outcome, Report, Verdict
 from tests.testbed import containerd, service, testbed
 from tests.testbed.cri import CriClient
@@ -21,7 +19,7 @@ Way = Literal["direct", "shim"]
 SOCKETS: dict[Way, str] = {"direct": containerd.SOCKET, "shim": service.SOCKET}
 NRI_SOCKET = "/var/run/nri/nri.sock"
 REPORTS = "/var/lib/node/conformance/reports"
-RUN_DEADLINE_S = 1800.0
+RUN_DEADLINE_S = 1800
 # Its image is named by the digest of a file that only a registry on the Internet has.
 IMPOSSIBLE = "public image with digest should be pulled"
 FIRST_SEED = 1
@@ -85,17 +83,13 @@ class Critest:
         """
         junit = f"{REPORTS}/{way}-{seed}.xml"
         self.node.path(REPORTS).mkdir(parents=True, exist_ok=True)
-        calls = calls_passed_on(self.node)
-        begun = time.monotonic()
-        try:
-            done = self.node.exec(
-                self._argv(way, seed, junit), deadline_s=RUN_DEADLINE_S, check=False
-            )
-            said = done.stdout + done.stderr
-        except subprocess.TimeoutExpired as error:
-            said = (error.stdout or b"") + f"\ncut off after {RUN_DEADLINE_S} s\n".encode()
-        took_s = time.monotonic() - begun
-        calls = calls_passed_on(self.node) - calls
+        before, begun_s = calls.status(self.node), time.monotonic()
+        done = self.node.exec(
+            self._argv(way, seed, junit), deadline_s=2 * RUN_DEADLINE_S, check=False
+        )
+        took_s = time.monotonic() - begun_s
+        passed_on = calls.status(self.node).total - before.total
+        said = done.stdout + done.stderr
         if self.keep:
             self.keep.mkdir(parents=True, exist_ok=True)
             (self.keep / f"{way}-{seed}.log").write_bytes(said)
@@ -105,7 +99,7 @@ class Critest:
             raise type(error)(f"{error.what}: {said[-2000:].decode('utf-8', 'replace')}") from error
         finally:
             tidy(self.node)
-        return Run(way, report, took_s, calls)
+        return Run(way, report, took_s, passed_on)
 
     def round(self, number: int) -> Round:
         """One round; who is first alternates, so that nobody always finds the warmer node."""
@@ -117,7 +111,9 @@ class Critest:
 
     def _argv(self, way: Way, seed: int, junit: str) -> list[str]:
         argv = [
+            *("timeout", "--kill-after=10", str(RUN_DEADLINE_S + 60)),
             self.program,
+            f"--ginkgo.timeout={RUN_DEADLINE_S}s",
             f"--runtime-endpoint=unix://{SOCKETS[way]}",
             f"--ginkgo.seed={seed}",
             f"--ginkgo.junit-report={junit}",
@@ -135,10 +131,9 @@ class Critest:
         return text
 
 
-def calls_passed_on(node: Node) -> int:
-    """How many calls podferry on that node has passed on since it started."""
-    said = node.exec([service.PODFERRY, "--config", service.CONFIG, "status", "--output", "json"]).text
-    return int(json.loads(said)["service"]["calls_total"])
+def unmask(node: Node) -> None:
+    """Takes the engine's cover off /sys: under it the kernel mounts sysfs in no user namespace."""
+    node.exec(["sh", "-c", "! mountpoint -q /sys/firmware || umount /sys/firmware"])
 
 
 def tidy(node: Node) -> None:
@@ -161,6 +156,7 @@ def main(
     with testbed.nodes(1) as [node]:
         say("making stand-ins for critest's images")
         registry.start(node)
+        unmask(node)
         service.install(node)
         with service.Shim(node):
             critest = Critest(node, binary.put(node, program), focus, keep)
