@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from shim.errors import InstallRefused
-from shim.installer.content import INSTALL_DIR
+from shim.installer.content import INSTALL_DIR, SETTINGS
 from shim.installer.edits import Edit
 from shim.installer.tree import Tree
 
@@ -87,6 +87,8 @@ class Manifest(msgspec.Struct, frozen=True):
         former_runtime: the endpoint kubelet used before.
         former_image: its image endpoint, None if it had none of its own.
         kubelet_unit: the unit that runs kubelet.
+        kubelet_configs: what the user named with --kubelet-config; a later run needs it again.
+        settings_path: the settings file the unit names.
         kubelet_changed: when kubelet's files were last changed, None if never on a running node.
         dirs: directories that did not exist before, outermost first.
     """
@@ -98,6 +100,8 @@ class Manifest(msgspec.Struct, frozen=True):
     former_image: str | None
     kubelet_unit: str
     format: int = FORMAT
+    kubelet_configs: tuple[str, ...] = ()
+    settings_path: str = SETTINGS
     kubelet_changed: Moment | None = None
     files: tuple[FileRecord, ...] = ()
     dirs: tuple[str, ...] = ()

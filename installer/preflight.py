@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from shim.errors import InstallRefused
-from shim.installer.plan import Former
+from shim.installer.facts import Former
 from shim.installer.steps import Live
 from shim.installer.tree import same_socket, socket_path
 from shim.settings import Settings

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import msgspec
 
 from shim.errors import InstallRefused, NotFound
-from shim.installer import apply, kubelet, manifest, plan, preflight, unplan
+from shim.installer import apply, content, facts, kubelet, manifest, plan, preflight, unplan
 from shim.installer.disk import Disk
+from shim.installer.facts import Facts, Former, Wish
 from shim.installer.machine import Elsewhere, ThisNode
 from shim.installer.manifest import Manifest
-from shim.installer.plan import Former, Plan, Wish
+from shim.installer.plan import Plan
 from shim.installer.steps import Live
 from shim.installer.tree import RootTree, same_socket
 from shim.installer.unplan import Unplan
@@ -57,6 +59,7 @@ def prepare_install(node: Node, wish: Wish) -> Prepared:
     """
     tree = node.disk.tree
     before = manifest.read(tree)
+    wish = _remembered(wish, before)
     if tree.read(wish.command) is None:
         raise InstallRefused(
             "is not there on the node, so systemd could not start it",
@@ -66,7 +69,7 @@ def prepare_install(node: Node, wish: Wish) -> Prepared:
     found = kubelet.find(tree, wish.kubelet_configs)
     settings, are_set = _settings(tree, wish.settings_path)
     ours = f"unix://{settings.cri.listen}"
-    former = plan.former_endpoints(tree, found, ours, before)
+    former = facts.former_endpoints(tree, found, ours, before)
     if same_socket(former.runtime, ours):
         # Nobody remembers what kubelet used before us (the manifest was lost): our settings know.
         former = Former(f"unix://{settings.cri.runtime}", former.image)
@@ -77,7 +80,8 @@ def prepare_install(node: Node, wish: Wish) -> Prepared:
             settings, cri=msgspec.structs.replace(settings.cri, runtime=runtime)
         )
     preflight.check(settings, runtime)
-    return Prepared(plan.plan_install(tree, settings, wish, found, former, before, live), before)
+    known = Facts(tree, settings, wish, found, former, before, live)
+    return Prepared(plan.plan_install(known), before)
 
 
 def install(node: Node, wish: Wish, say: Callable[[str], None]) -> tuple[Prepared, bool]:
@@ -115,6 +119,13 @@ def uninstall(
     with node.disk.locked():
         steps, before = prepare_uninstall(node, restart_kubelet=restart_kubelet)
         return steps, apply.uninstall(steps, before, node.disk, node.machine, say)
+
+
+def _remembered(wish: Wish, before: Manifest | None) -> Wish:
+    """The wish with what an earlier install was told and this one was not."""
+    configs = wish.kubelet_configs or (before.kubelet_configs if before else ())
+    path = wish.settings_path or (before.settings_path if before else content.SETTINGS)
+    return dataclasses.replace(wish, kubelet_configs=configs, settings_path=path)
 
 
 def _kubelet_of(before: Manifest, tree: RootTree) -> kubelet.Kubelet:

@@ -75,7 +75,7 @@ def describe(root: Path) -> InstallState:
         problems.append(str(error))
     said, unit = kubelet.Said(None, "", ""), ""
     try:
-        found = kubelet.find(tree)
+        found = kubelet.find(tree, installed.kubelet_configs if installed else ())
         unit = found.unit
         said = kubelet.runtime_endpoint(tree, found)
     except (PodferryError, OSError) as error:

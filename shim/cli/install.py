@@ -13,7 +13,7 @@ import click
 
 from shim.errors import InstallRefused
 from shim.installer import content, report, session
-from shim.installer.plan import Wish
+from shim.installer.facts import Wish
 from shim.installer.steps import Step
 
 UNFINISHED_STATUS = 3
@@ -122,7 +122,7 @@ def install(
     wish = Wish(
         command=str(command or this_command()),
         version=metadata.version("podferry"),
-        settings_path=str(config.absolute()) if config else content.SETTINGS,
+        settings_path=str(config.absolute()) if config else "",
         kubelet_configs=tuple(str(path) for path in kubelet_configs),
         restart_kubelet=restart_kubelet,
         containerd_runtime=containerd_runtime,

@@ -80,6 +80,7 @@ def test_settings_elsewhere_are_named_in_the_unit(root: Path) -> None:
     type_command("--config", "/etc/mine.toml", *arguments)
     assert "--config /etc/mine.toml serve" in (root / content.UNIT[1:]).read_text()
     assert (root / "etc/mine.toml").exists()
+    assert "nothing to change" in type_command(*arguments).stdout
     assert not (root / content.SETTINGS[1:]).exists()
 
 

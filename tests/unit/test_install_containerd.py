@@ -11,7 +11,7 @@ import pytest
 from shim.errors import InstallRefused
 from shim.installer import session
 from shim.installer.containerd_plan import CONFIG, CRI_RUNTIME, DROP_IN
-from shim.installer.plan import Wish
+from shim.installer.facts import Wish
 from shim.installer.session import Node
 from tests.unit.test_install_layouts import COMMAND, make_root, run_uninstall, snapshot
 from tests.unit.test_install_live import ScriptedNode

@@ -14,8 +14,8 @@ import yaml
 from shim.errors import InstallRefused, NotFound, PodferryError
 from shim.installer import content, kubelet, manifest, session, state
 from shim.installer.disk import Disk
+from shim.installer.facts import Wish
 from shim.installer.machine import Elsewhere
-from shim.installer.plan import Wish
 from shim.installer.session import Node
 from shim.settings import load
 
@@ -340,6 +340,8 @@ def test_kubelet_told_to_read_other_files_by_the_user(tmp_path: Path) -> None:
 
     written = yaml.safe_load((directory / "99-podferry.conf").read_text())
     assert written["containerRuntimeEndpoint"] == OURS
+    assert state.describe(root).points_at_us
+    assert not run_install(root), "a later run remembers what it was told"
     with pytest.raises(InstallRefused, match="/etc/nowhere"):
         run_install(root, kubelet_configs=("/etc/nowhere",))
 

@@ -12,10 +12,10 @@ import pytest
 from shim.errors import PodferryError, Unavailable
 from shim.installer import content, manifest, session, state
 from shim.installer.disk import Disk
+from shim.installer.facts import Wish
 from shim.installer.kubelet import Kubelet
 from shim.installer.machine import ThisNode
 from shim.installer.manifest import Moment
-from shim.installer.plan import Wish
 from shim.installer.session import Node
 from shim.installer.steps import Live
 from shim.installer.tree import Tree
