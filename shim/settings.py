@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -145,36 +144,43 @@ def parse(data: dict[str, Any], *, where: str) -> Settings:
     Raises:
         InvalidSettings: naming ``where``, the key, its value and what was wanted there.
     """
+    remedy = "see docs/settings.md for every key"
+    _refuse_unknown(data, Settings, "", where=where, remedy=remedy)
     try:
         return msgspec.convert(data, Settings)
     except msgspec.ValidationError as error:
-        raise InvalidSettings(
-            _in_words(str(error), data), where=where, remedy="see docs/settings.md for every key"
-        ) from error
+        raise InvalidSettings(_in_words(str(error), data), where=where, remedy=remedy) from error
+
+
+def _refuse_unknown(
+    data: dict[str, Any], table: type, above: str, *, where: str, remedy: str
+) -> None:
+    known = get_type_hints(table)
+    for key, value in data.items():
+        if key not in known:
+            shown = f"{above}{_shown(key)[1:-1]}"
+            raise InvalidSettings(
+                f"key {shown} is unknown, known here are {', '.join(known)}",
+                where=where,
+                remedy=remedy,
+            )
+        if isinstance(value, dict) and issubclass(_class(known[key]), msgspec.Struct):
+            _refuse_unknown(value, known[key], f"{above}{key}.", where=where, remedy=remedy)
+
+
+def _class(hint: Any) -> type:
+    return hint if isinstance(hint, type) else object
 
 
 def _in_words(message: str, data: dict[str, Any]) -> str:
     # msgspec says "Expected `bool`, got `str` - at `$.policy.managed`"; users know keys, not `$`.
-    problem, _, place = message.rpartition(" - at `$")
-    key = place.removesuffix("`").removeprefix(".").partition("[")[0] if problem else ""
-    unknown = re.search("unknown field `(.*)`$", problem or message, re.DOTALL)
-    if unknown:
-        found = f"{key}.{unknown[1]}".removeprefix(".")
-        known = ", ".join(get_type_hints(_hint(key)))
-        return f"key {_shown(found).strip(chr(39))} is unknown, known here are {known}"
+    key = message.rpartition(" - at `$.")[2].removesuffix("`").partition("[")[0]
+    hint: Any = Settings
     value: Any = data
     for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return message  # a key that looks like the end of such a message
-        value = value[part]
-    return f"key {key}: it is {_shown(value)}, wanted is {_wanted(_hint(key))}"
-
-
-def _hint(key: str) -> Any:
-    hint: Any = Settings
-    for part in key.split(".") if key else ():
         hint = get_type_hints(hint, include_extras=True)[part]
-    return hint
+        value = value[part]
+    return f"key {key}: it is {_shown(value)}, wanted is {_wanted(hint)}"
 
 
 def _wanted(hint: Any) -> str:
