@@ -60,7 +60,7 @@ def plan_install(facts: Facts) -> Plan:
         steps.append(Run(RELOAD_UNITS, "systemd reads kubelet's changed units"))
     steps += [annotation] if annotation else []
     steps += _restart_kubelet(facts, pending, is_pointed=bool(pointed))
-    notes += _notes(facts, pointed, annotation)
+    notes += _notes(facts, pointed)
     intent = _intent(facts, sysctls, annotation)
     return Plan(tuple(steps), intent, tuple(notes), tuple(pending))
 
@@ -174,7 +174,7 @@ def _restart_kubelet(facts: Facts, pending: list[str], *, is_pointed: bool) -> l
     return []
 
 
-def _notes(facts: Facts, pointed: list[Write], annotation: Annotate | None) -> list[str]:
+def _notes(facts: Facts, pointed: list[Write]) -> list[str]:
     notes = []
     if facts.former.image is not None and not facts.image_is_runtimes:
         image = facts.former.image
@@ -182,7 +182,7 @@ def _notes(facts: Facts, pointed: list[Write], annotation: Annotate | None) -> l
     for write in pointed:
         if write.path.startswith(("/usr/", "/lib/")):
             notes.append(f"{write.path} belongs to a package; run install again after its upgrade")
-    is_unknown = facts.live is not None and not facts.live.kubectl and annotation is None
+    is_unknown = facts.live is not None and facts.live.annotation is None
     if facts.kubelet.kubeadm and is_unknown and pointed:
         command = " ".join(annotate_command(("kubectl",), "NODE", facts.ours))
         notes.append(f"if the Node object has kubeadm's annotation, also run: {command}")

@@ -224,3 +224,16 @@ def test_a_service_that_cannot_start_leaves_kubelet_on_containerd(prepared: Node
     node.containerd.start()
     install(node, "--restart-kubelet")
     assert OURS in node.read(KUBELET_CONFIG).decode()
+
+
+def test_containerd_runs_the_oci_runtime_of_the_drop_in(prepared: Node) -> None:
+    node = prepared
+    binary, log = "/usr/local/bin/oci-runtime", "/var/log/oci-calls"
+    node.write(binary, f'#!/bin/sh\necho "$*" >>{log}\nexec runc "$@"\n', 0o755)
+    options = ["--containerd-runtime", binary]
+    pending = install(node, *options)["pending"]
+    assert pending == ["systemctl restart containerd.service", "systemctl restart kubelet.service"]
+    node.containerd.restart()
+    with Kubelet(node, service.SOCKET) as kubelet:
+        pod = kubelet.run_pod(PodSpec("front", (ContainerSpec("main", command=SLEEP),)))
+        assert pod.container_id in node.read(log).decode()
