@@ -8,8 +8,17 @@ import os
 import socket
 
 
-def notify(*assignments: str) -> None:
-    """Sends assignments such as ``READY=1``; nothing happens where no systemd listens."""
+PATIENCE_S = 1.0
+
+
+def notify(*assignments: str, patience_s: float = PATIENCE_S) -> None:
+    """Sends assignments such as ``READY=1``; nothing happens where no systemd listens.
+
+    Args:
+        assignments: what to tell.
+        patience_s: how long to wait, and all of this process with us, while systemd's queue is
+            full; then the assignments are lost.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -19,6 +28,7 @@ def notify(*assignments: str) -> None:
         contextlib.suppress(OSError),  # a deaf systemd must not stop the service
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client,
     ):
+        client.settimeout(patience_s)
         client.sendto("\n".join(assignments).encode(), address)
 
 

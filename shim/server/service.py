@@ -268,7 +268,7 @@ class Service:
     async def _feed_watchdog(self) -> None:
         interval_s = watchdog_interval_s()
         while interval_s and self.phase == "serving":
-            notify("WATCHDOG=1")
+            notify("WATCHDOG=1", patience_s=0.0)  # the next one does as well
             await asyncio.sleep(interval_s)
 
     async def _listen_for_metrics(self) -> None:
