@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from shim.errors import InstallRefused, NotFound
+from shim.errors import InstallRefused, NotFound, PodferryError
 from shim.installer import apply, content, facts, kubelet, manifest, plan, preflight, unplan
 from shim.installer.disk import Disk
 from shim.installer.facts import Facts, Former, Wish
@@ -86,7 +87,7 @@ def prepare_install(node: Node, wish: Wish) -> Prepared:
 
 def install(node: Node, wish: Wish, say: Callable[[str], None]) -> tuple[Prepared, bool]:
     """Plans and installs; returns the plan taken and whether anything was changed."""
-    with node.disk.locked():
+    with node.disk.locked(), _told():
         prepared = prepare_install(node, wish)
         changed = apply.install(prepared.plan, prepared.before, node.disk, node.machine, say)
     return prepared, changed
@@ -116,9 +117,22 @@ def uninstall(
     node: Node, say: Callable[[str], None], *, restart_kubelet: bool
 ) -> tuple[Unplan, bool]:
     """Plans and uninstalls; returns the plan and whether it is finished."""
-    with node.disk.locked():
+    with node.disk.locked(), _told():
         steps, before = prepare_uninstall(node, restart_kubelet=restart_kubelet)
         return steps, apply.uninstall(steps, before, node.disk, node.machine, say)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turns what the disk refuses into words; the journal knows how far we came."""
+    try:
+        yield
+    except OSError as error:
+        raise PodferryError(
+            f"{error.strerror or error}",
+            where=str(error.filename or ""),
+            remedy="mend that and run the same command again, it goes on where it stopped",
+        ) from error
 
 
 def _remembered(wish: Wish, before: Manifest | None) -> Wish:

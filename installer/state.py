@@ -81,10 +81,15 @@ def describe(root: Path) -> InstallState:
     except (PodferryError, OSError) as error:
         problems.append(str(error))
     unit = installed.kubelet_unit if installed else unit
+    units: tuple[UnitState, ...] = ()
+    try:
+        units = _units(tree, unit)
+    except (PodferryError, OSError) as error:
+        problems.append(str(error))
     return InstallState(
         version=installed.version if installed else None,
         progress=installed.state if installed else "",
-        units=_units(tree, unit),
+        units=units,
         endpoint=said.value,
         endpoint_place=said.place,
         endpoint_path=said.path,

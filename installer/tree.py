@@ -7,8 +7,9 @@ Paths are absolute strings as the node writes them; where the node's root direct
 
 from __future__ import annotations
 
+import contextlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,15 @@ class Tree(Protocol):
 
     def names(self, path: str) -> tuple[str, ...] | None:
         """The entries of a directory in the order of their names, None if it is none."""
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Says what to do where we may not look."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InstallRefused("may not be read", where=path, remedy="run as root") from error
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,9 @@ class RootTree:
                 done = done[:-1]
                 continue
             here = self.on_disk("/".join([*done, part]))
-            if not here.is_symlink():
+            with _readable(path):
+                is_link = here.is_symlink()
+            if not is_link:
                 done.append(part)
                 continue
             links += 1
@@ -73,7 +85,8 @@ class RootTree:
         """Reads a regular file; anything else in its place is refused rather than waited for."""
         file = self.on_disk(self.resolve(path))
         try:
-            status = file.stat()
+            with _readable(path):
+                status = file.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         if not stat.S_ISREG(status.st_mode):
@@ -82,12 +95,14 @@ class RootTree:
             raise InstallRefused("is not a regular file", where=path)
         if status.st_size > MAX_FILE_BYTES:
             raise InstallRefused(f"is larger than {MAX_FILE_BYTES} bytes", where=path)
-        return file.read_bytes()
+        with _readable(path):
+            return file.read_bytes()
 
     def names(self, path: str) -> tuple[str, ...] | None:
         """Lists a directory."""
         try:
-            return tuple(sorted(e.name for e in self.on_disk(self.resolve(path)).iterdir()))
+            with _readable(path):
+                return tuple(sorted(e.name for e in self.on_disk(self.resolve(path)).iterdir()))
         except (FileNotFoundError, NotADirectoryError):
             return None
 

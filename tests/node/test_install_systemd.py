@@ -234,6 +234,7 @@ def test_containerd_runs_the_oci_runtime_of_the_drop_in(prepared: Node) -> None:
     pending = install(node, *options)["pending"]
     assert pending == ["systemctl restart containerd.service", "systemctl restart kubelet.service"]
     node.containerd.restart()
+    wait_answer(node)  # podferry may take a second to reach it again
     with Kubelet(node, service.SOCKET) as kubelet:
         pod = kubelet.run_pod(PodSpec("front", (ContainerSpec("main", command=SLEEP),)))
         assert pod.container_id in node.read(log).decode()

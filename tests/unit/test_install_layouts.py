@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -459,6 +460,35 @@ def test_the_runtimes_image_endpoint_comes_along(tmp_path: Path) -> None:
         run_install(root)
         tree = Disk(root).tree
         assert kubelet.image_endpoint(tree, kubelet.find(tree)).value == OURS
+
+
+def test_a_full_disk_is_told_in_words_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    root = make_root(tmp_path, "plain")
+
+    def full(word: str) -> None:
+        if word == f"write {content.UNIT}":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), content.UNIT)
+
+    node = Node(Disk(root, full), Elsewhere())
+    with pytest.raises(PodferryError, match="No space left"):
+        session.install(node, wish(), lambda line: None)
+    assert state.describe(root).progress == "installing"
+    assert run_install(root)
+    assert state.describe(root).points_at_us
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_root(tmp_path, "plain")
+
+    def forbidden(self: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "no", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(InstallRefused, match="run as root"):
+        run_install(root)
+    assert any("run as root" in problem for problem in state.describe(root).problems)
 
 
 def test_two_installers_do_not_meet(tmp_path: Path) -> None:
