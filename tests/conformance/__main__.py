@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conformance by others' programs: ``python -m tests.conformance critest|kubelet``."""
+"""Conformance by others' programs: ``python -m tests.conformance critest|kubelet|crictl``."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ def kubelet_command(path: str, keep: Path | None) -> None:
     from tests.conformance import kubelet
 
     _finish(lambda: kubelet.main(program, keep, click.echo))
+
+
+@main.command("crictl")
+@click.option("--crictl", "path", default="", help="Path of the program; none skips.")
+def crictl_command(path: str) -> None:
+    """crictl's exec, attach, port-forward and events: direct and through podferry."""
+    program = _given(path, "crictl", "CRICTL=/path/to/crictl")
+    from tests.conformance import crictl
+
+    _finish(lambda: crictl.main(program, click.echo))
 
 
 def _given(path: str, name: str, variable: str) -> Path:
