@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cri_proto import runtime_v1_pb2 as cri
 from shim.core.methods import RUNTIME
 from shim.core.policy import SILENT, Wishes, read_annotations
 from shim.core.registry import Container, Sandbox
-from shim.errors import InvalidAnnotation
+from shim.errors import InvalidAnnotation, InvalidMessage
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ async def version(channel: grpc.aio.Channel) -> cri.VersionResponse:
 
     Raises:
         grpc.aio.AioRpcError: it does not answer, or answers with an error.
+        InvalidMessage: its answer cannot be decoded.
     """
     answer: cri.VersionResponse = await _call(
         channel, "Version", cri.VersionRequest(), VERSION_TIMEOUT_S
@@ -46,6 +48,7 @@ async def list_all(channel: grpc.aio.Channel) -> Listing:
 
     Raises:
         grpc.aio.AioRpcError: it does not answer, or answers with an error.
+        InvalidMessage: its answer cannot be decoded.
     """
     pods = await _call(channel, "ListPodSandbox", cri.ListPodSandboxRequest(), LIST_TIMEOUT_S)
     made = await _call(channel, "ListContainers", cri.ListContainersRequest(), LIST_TIMEOUT_S)
@@ -84,9 +87,8 @@ def _wishes(item: cri.PodSandbox) -> Wishes:
 
 
 async def _call(channel: grpc.aio.Channel, name: str, request: Any, timeout_s: float) -> Any:
-    stub = channel.unary_unary(
-        RUNTIME + name,
-        request_serializer=type(request).SerializeToString,
-        response_deserializer=getattr(cri, f"{name}Response").FromString,
-    )
-    return await stub(request, timeout=timeout_s)
+    data = await channel.unary_unary(RUNTIME + name)(request.SerializeToString(), timeout=timeout_s)
+    try:  # here and not by grpc.aio, which logs the error and gives None
+        return getattr(cri, f"{name}Response").FromString(data)
+    except DecodeError as error:
+        raise InvalidMessage("the runtime's reply is no such message", where=name) from error

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import grpc
 
 from shim.core.registry import Registry
+from shim.errors import InvalidMessage
 from shim.runtime import containerd
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,9 @@ class Recollection:
             listing = await containerd.list_all(self._channel)
         except grpc.aio.AioRpcError as error:
             logger.warning("registry not rebuilt code=%s", error.code().name)
+            return False
+        except InvalidMessage as error:
+            logger.warning("registry not rebuilt reason=%r", str(error))
             return False
         self._registry.rebuild(listing.sandboxes, listing.containers)
         self._attempted.set()

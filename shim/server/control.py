@@ -17,7 +17,7 @@ import psutil
 from cri_proto import control_pb2 as pb
 from cri_proto import control_pb2_grpc
 from shim.core.calls import CallRecord, percentile
-from shim.errors import PodferryError
+from shim.errors import InvalidMessage, PodferryError
 from shim.runtime import containerd
 from shim.server.interception import STATUS_BY_NUMBER
 
@@ -126,6 +126,8 @@ class Control(control_pb2_grpc.ControlServicer):
             version = await containerd.version(self._service.channel)
         except grpc.aio.AioRpcError as error:
             return pb.Backend(answers=False, error=f"{error.code().name}: {error.details()}")
+        except InvalidMessage as error:
+            return pb.Backend(answers=False, error=str(error))
         return pb.Backend(answers=True, name=version.runtime_name, version=version.runtime_version)
 
     def _methods(self) -> list[pb.MethodFigures]:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from shim.core.calls import CallRecord
 from shim.core.rules import Answer, Call, Changed, Hold, Refuse, Rule, RuleBook, fails_closed
@@ -64,9 +64,9 @@ class Interception:
         rules = self._book.of(record.method)
         try:
             message = codec.decode_request(record.method, request)
-        except DecodeError:
-            logger.warning("request not decodable, passed call=%d method=%s", record.call_id,
-                           record.method)  # fmt: skip
+        except Exception as error:  # DecodeError is the caller's fault, all else a bug of ours
+            logger.warning("request not decodable, passed call=%d method=%s kind=%s",
+                           record.call_id, record.method, type(error).__name__)  # fmt: skip
             self._count(rules, "undecodable")
             return await backend(request)
         call = Call(record.call_id, record.method, message, context.time_remaining())
@@ -138,7 +138,7 @@ class Interception:
     ) -> bytes:
         try:
             message = codec.decode_reply(call.method, reply)
-        except DecodeError:
+        except Exception:
             self._count(rules, "undecodable")
             self._on_reply_failure()
             return reply
@@ -162,8 +162,10 @@ class Interception:
 
     def _broke(self, rule: Rule, call: Call, error: Exception) -> None:
         self.outcomes[rule.name]["failed"] += 1
-        logger.error("rule failed rule=%s call=%d method=%s pod=%s", rule.name, call.call_id,
-                     call.method, call.subject.pod, exc_info=error)  # fmt: skip
+        # Without the error's own words: they may quote the message.
+        logger.error("rule failed rule=%s call=%d method=%s pod=%s kind=%s trace=%r", rule.name,
+                     call.call_id, call.method, call.subject.pod, type(error).__name__,
+                     "".join(traceback.format_tb(error.__traceback__)))  # fmt: skip
 
     def _count(self, rules: tuple[Rule, ...], outcome: str) -> None:
         for rule in rules:
