@@ -15,6 +15,9 @@ from shim.core.methods import RUNTIME
 from shim.core.rules import CHANGED, PASS, BaseRule, Call, RuleBook
 from shim.server import codec, service
 
+SECRET = "secret-of-the-rule"
+"""What a rule has seen and must not tell."""
+
 
 class Edit(BaseRule):
     """Changes one field of requests and replies."""
@@ -49,7 +52,7 @@ class Break(BaseRule):
             return PASS
         if call.method.endswith("RunPodSandbox"):
             call.request.config.annotations["half"] = "done"
-        raise KeyError("secret-of-the-rule")
+        raise KeyError(SECRET)
 
     def on_reply(self, call: Call, reply: Any) -> NoReturn:
         """Breaks."""
