@@ -207,19 +207,15 @@ def _read(path: Path, *, required: bool) -> dict[str, Any]:
     except FileNotFoundError as error:
         if not required:
             return {}
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, "name a file that exists") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, "make it a file that root can read") from error
     except (ValueError, RecursionError) as error:
         raise InvalidSettings(f"is not TOML: {error}", where=str(path)) from error
 
 
-def _unreadable(path: Path, error: OSError) -> InvalidSettings:
-    return InvalidSettings(
-        f"cannot be read: {error.strerror}",
-        where=str(path),
-        remedy="make it a file that root can read, or remove it",
-    )
+def _unreadable(path: Path, error: OSError, remedy: str) -> InvalidSettings:
+    return InvalidSettings(f"cannot be read: {error.strerror}", where=str(path), remedy=remedy)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:

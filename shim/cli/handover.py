@@ -29,6 +29,11 @@ def handover(config: Path | None, at_most_s: float) -> None:
     old process finishes its calls and ends. If the successor does not come to serve, the old one
     serves on. This is what `systemctl reload podferry` runs; use it after an upgrade and after a
     change of settings.
+
+    \b
+    Exit status:
+      0  the successor serves
+      1  it does not, and the old process serves on; or no service answers
     """
     click.echo("starting the successor ...", err=True)
     with service(config) as stub:

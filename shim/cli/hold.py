@@ -40,6 +40,11 @@ def hold(
     A held call goes on unchanged when the hold is released or its time is over, and never outlives
     its caller's deadline. Holds do not survive a crash of the service; they survive a handover.
     Prints the hold's id.
+
+    \b
+    Exit status:
+      0  the hold is made
+      1  it was refused, or no service answers
     """
     with service(config) as stub:
         answer = stub.Hold(
@@ -53,7 +58,13 @@ def hold(
 @click.argument("hold_id", metavar="HOLD")
 @click.pass_obj
 def release(config: Path | None, hold_id: str) -> None:
-    """End a hold and let its calls go. `podferry status` lists holds."""
+    """End a hold and let its calls go. `podferry status` lists holds.
+
+    \b
+    Exit status:
+      0  the hold has ended
+      1  there is no such hold, or no service answers
+    """
     with service(config) as stub:
         answer = stub.Release(pb.ReleaseRequest(hold_id=hold_id), timeout=TIMEOUT_S)
     click.echo(f"{answer.released} waiting calls released")

@@ -66,7 +66,7 @@ def main() -> None:
     try:
         cli(prog_name="podferry")
     except PodferryError as error:
-        click.echo(f"podferry: {error}", err=True)
+        click.echo(f"podferry: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
 
 

@@ -90,6 +90,11 @@ def top(config: Path | None, output: str, count: int) -> None:
     """Show CRI calls live: what runs, what ended, how long ours and the runtime's part took.
 
     With --output json every beginning and end of a call is one line of JSON. Ends with Ctrl-C.
+
+    \b
+    Exit status:
+      0  ended by Ctrl-C, or the number of calls asked for was seen
+      1  no service answers, or it went away
     """
     with service(config) as stub:
         stream = stub.WatchCalls(pb.WatchCallsRequest())
