@@ -150,8 +150,10 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
             self.now_s = max(self.now_s, timers[0]._when)
         super()._run_once()  # type: ignore[misc]
 
-    def call_at(self, when: float, callback: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().call_at(when - self.fires_early_s, callback, *args, **kwargs)
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        return super().call_at(when - self.fires_early_s, callback, *args, context=context)
 
 
 def under_a_fake_clock(

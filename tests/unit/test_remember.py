@@ -112,8 +112,8 @@ def test_what_was_removed_is_forgotten(shortened: bool) -> None:
     removal = cri.RemoveContainerRequest(container_id="c0" if shortened else "c0ffee")
     assert pass_through(rule, "RemoveContainer", removal).subject.pod == "shop/web"
     assert [c.container_id for c in registry.containers] == ["decade"]
-    removal = cri.RemovePodSandboxRequest(pod_sandbox_id="5a" if shortened else "5aadbeef")
-    pass_through(rule, "RemovePodSandbox", removal)
+    removal_of_all = cri.RemovePodSandboxRequest(pod_sandbox_id="5a" if shortened else "5aadbeef")
+    pass_through(rule, "RemovePodSandbox", removal_of_all)
     assert list(registry.sandboxes) == []
     assert list(registry.containers) == []
 
