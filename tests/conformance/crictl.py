@@ -143,7 +143,7 @@ def _exec(crictl: Crictl, container_id: str) -> Answers:
         tty = crictl.run_on_terminal("exec", "-i", "-t", way, container_id, "tty")
         said[f"exec {transport}"] = [bulk.status, hashlib.sha256(bulk.stdout).hexdigest()]
         said[f"exec {transport} status"] = _status(ended)
-        said[f"exec {transport} tty"] = [tty.status, ID.sub("ID", tty.text.strip())]
+        said[f"exec {transport} tty"] = [tty.status, _plain(tty.text)]
     return said
 
 
@@ -237,6 +237,11 @@ def _kind(event: dict[str, Any]) -> str:
 
 def _who(event: dict[str, Any], sandbox_id: str) -> str:
     return "sandbox" if _id(event) == sandbox_id else "container"
+
+
+def _plain(said: str) -> str:
+    """What a terminal showed, without ids and without the end-of-file sign that script may echo."""
+    return ID.sub("ID", said.replace("^@", "").strip())
 
 
 def _status(done: Result) -> list[Any]:
