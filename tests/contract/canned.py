@@ -57,9 +57,7 @@ def _status() -> bytes:
     conditions = [
         cri.RuntimeCondition(type=name, status=True) for name in ("RuntimeReady", "NetworkReady")
     ]
-    return cri.StatusResponse(
-        status=cri.RuntimeStatus(conditions=conditions)
-    ).SerializeToString()
+    return cri.StatusResponse(status=cri.RuntimeStatus(conditions=conditions)).SerializeToString()
 
 
 def _image_filesystem() -> bytes:

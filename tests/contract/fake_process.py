@@ -67,4 +67,6 @@ async def _serve(path: Path, mode: int, scripts: list[tuple[str, Script]]) -> No
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1]), int(sys.argv[2], 8), pickle.loads(bytes.fromhex(sys.argv[3]))))
+    asyncio.run(
+        _serve(Path(sys.argv[1]), int(sys.argv[2], 8), pickle.loads(bytes.fromhex(sys.argv[3])))
+    )

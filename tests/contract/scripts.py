@@ -14,7 +14,6 @@ import grpc
 from tests.contract.fake_runtime import FakeCall, Script
 from tests.contract.metadata import MetadataPairs
 
-
 SPOKEN_S = 0.02
 """Between headers and an end without a message: grpcio's streams lose the former at the ends if
 both arrive together, as a client and so in podferry too."""

@@ -107,13 +107,19 @@ level = "debug"
         """What all its processes have logged."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Starts a process of the service without waiting for it."""
+    def spawn(self, *arguments: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
+        """Starts a process of the service without waiting for it.
+
+        Args:
+            arguments: behind ``serve``.
+            stderr: a descriptor to write to in place of the log.
+        """
         with self.log_path.open("ab") as log:
+            output = log.fileno() if stderr is None else stderr
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", self._module, "--config", str(self.config), "serve",
                  *arguments],
-                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
         LIVE.add(self)
         return self.popen

@@ -85,9 +85,7 @@ async def test_t5_t6_metadata_of_replies(rig: Rig, method: str, ending: str) -> 
         "reply": Reply(b"r", initial, trailing),
         "ok-without-reply": EndEarly(0, trailing, initial),
         "error": Fail(grpc.StatusCode.NOT_FOUND, "no such thing", trailing, initial),
-        "error-after-reply": Fail(
-            grpc.StatusCode.ABORTED, "changed", trailing, initial, replies=1
-        ),
+        "error-after-reply": Fail(grpc.StatusCode.ABORTED, "changed", trailing, initial, replies=1),
     }[ending]
     rig.fake.on(method, script)
     call = unary if ending == "reply" or method in METHODS[:2] else stream
@@ -118,9 +116,7 @@ FAILURES = tuple(code for code in grpc.StatusCode if code is not grpc.StatusCode
 
 @pytest.mark.parametrize("code", FAILURES, ids=lambda code: code.name)
 @pytest.mark.parametrize("method", _kinds())
-async def test_t7_every_code_with_its_text(
-    rig: Rig, method: str, code: grpc.StatusCode
-) -> None:
+async def test_t7_every_code_with_its_text(rig: Rig, method: str, code: grpc.StatusCode) -> None:
     """T7: all sixteen failures, without a word of ours in the text."""
     rig.fake.on(method, Fail(code, f"text of {code.name}"))
     seen = await unary(rig.through, method)

@@ -136,6 +136,13 @@ sys.stdin.read()
 """
 
 
+def _client(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CLIENT, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+    )  # fmt: skip
+
+
 async def test_t9_killed_client_cancels_at_the_backend(rig: Rig) -> None:
     """T9: kill -9 of the client, with a stream and a unary call open."""
     for method in (STREAM, UNARY):
@@ -143,10 +150,7 @@ async def test_t9_killed_client_cancels_at_the_backend(rig: Rig) -> None:
 
     async def delay_s() -> float:
         rig.fake.calls.clear()
-        client = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, str(rig.shim.socket), STREAM, UNARY],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
-        )  # fmt: skip
+        client = _client(str(rig.shim.socket), STREAM, UNARY)
         try:
             await until(
                 lambda: len([s for s in rig.fake.calls if s.digests]) == 2, what="both calls arrive"
@@ -217,9 +221,7 @@ async def test_t10_early_end_by_the_backend(rig: Rig, method: str) -> None:
 async def test_t10_status_before_the_request_was_read(rig: Rig, method: str) -> None:
     """T10: what grpc-go does with an unknown method. Fifty times: it is a race with the writes."""
     wanted = Observation(grpc.StatusCode.UNIMPLEMENTED, "unknown method", trailing={"x-t": ["1"]})
-    rig.fake.on(
-        method, Fail(wanted.code, wanted.text, (("x-t", "1"),), read_first=False)
-    )
+    rig.fake.on(method, Fail(wanted.code, wanted.text, (("x-t", "1"),), read_first=False))
     for _ in range(50):
         if method in (UNARY, RULED):
             assert await unary(rig.through, method, bytes(1000)) == wanted

@@ -38,7 +38,7 @@ async def _standing_still(count: object) -> int:
 
 
 async def test_t11_slow_reader_stalls_the_backend(own_rig: Rig) -> None:
-    """T11: 200 MiB towards a caller who does not read: we hold little of it, and nothing is lost."""
+    """T11: 200 MiB towards a caller who does not read: we hold little, and nothing is lost."""
     rig = own_rig
     rig.fake.on(STREAM, Events(TOTAL, size_bytes=MIB))
     process = psutil.Process(rig.shim.pid)
@@ -142,9 +142,7 @@ async def test_t13_hanging_calls_delay_nobody(rig: Rig) -> None:
     kinds = (IMAGE + "PullImage", RUNTIME + "ExecSync", RUNTIME + "GetContainerEvents", OTHER)
     for method in kinds:
         rig.fake.on(method, Hang())
-    hanging = [
-        asyncio.create_task(unary(rig.through, kinds[number % 4])) for number in range(200)
-    ]
+    hanging = [asyncio.create_task(unary(rig.through, kinds[number % 4])) for number in range(200)]
     await until(lambda: len(rig.fake.running()) == 200, what="200 calls hang")
     for _ in range(50):
         answer = await unary(rig.through, RUNTIME + "Version", timeout_s=1.0)

@@ -107,9 +107,7 @@ async def test_t20_rights_that_come_late(home: Path, shims: ShimFactory) -> None
         await fake.stop()
 
 
-async def test_t20_only_the_owner_while_there_is_no_runtime(
-    home: Path, shims: ShimFactory
-) -> None:
+async def test_t20_only_the_owner_while_there_is_no_runtime(home: Path, shims: ShimFactory) -> None:
     """T20: with nobody to copy from, nobody else is let in; the control socket never is."""
     shim = await shims.make(home / "runtime.sock").start()
     assert _rights(shim.socket)[2] == 0o600
@@ -131,9 +129,7 @@ def _leave_stale(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["socket", "file", "link"])
-async def test_t21_stale_path_is_replaced(
-    fake: FakeRuntime, shims: ShimFactory, kind: str
-) -> None:
+async def test_t21_stale_path_is_replaced(fake: FakeRuntime, shims: ShimFactory, kind: str) -> None:
     """T21: what a dead process left at the path, of whatever kind, gives way."""
     shim = shims.make(fake.path)
     for path in (shim.socket, shim.control):
@@ -215,7 +211,7 @@ async def test_t21_started_at_once_exactly_one_wins(
 
 
 async def test_t21_removed_path_comes_back(fake: FakeRuntime, shims: ShimFactory) -> None:
-    """T21: somebody removes the path of a living service: it is put back, same inode, same rights."""
+    """T21: somebody removes the path of a living service: it is put back with the same rights."""
     shim = await shims.make(fake.path).start()
     found = shim.socket.lstat()
     shim.socket.unlink()

@@ -38,9 +38,7 @@ async def _start(runtime: grpc.aio.Channel, image: grpc.aio.Channel) -> None:
     assert {c.type for c in conditions if c.status} == {"RuntimeReady", "NetworkReady"}
 
 
-async def test_t24_start_sequence_on_two_connections(
-    fake: FakeRuntime, shims: ShimFactory
-) -> None:
+async def test_t24_start_sequence_on_two_connections(fake: FakeRuntime, shims: ShimFactory) -> None:
     """T24: from the first moment of the service on, twice, as after a restart of kubelet."""
     shim = await shims.make(fake.path).start()
     for _ in range(2):

@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from shim.rules.hold import Hold
 from shim.rules.remember import Remember
 from tests.contract.canned import (
     CONTAINER_ID,
-    container_list,
     run_request,
     sandbox,
     sandbox_list,
@@ -32,7 +29,7 @@ from tests.contract.canned import (
 from tests.contract.client import connect, unary, until
 from tests.contract.fake_runtime import FakeRuntime
 from tests.contract.scripts import Delay, Fail, Hang, Reply
-from tests.contract.shim_process import ROOT, accepts
+from tests.contract.shim_process import accepts
 from tests.fix_contract import Rig, ShimFactory
 
 OK = grpc.StatusCode.OK
@@ -193,10 +190,7 @@ async def test_t27_log_that_cannot_be_written(
     else:
         reader, stderr = os.pipe()
         os.close(reader)
-    shim.popen = subprocess.Popen(
-        [sys.executable, "-m", "shim.cli.main", "--config", str(shim.config), "serve"],
-        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-    )  # fmt: skip
+    shim.spawn(stderr=stderr)
     os.close(stderr)
     await until(lambda: accepts(shim.socket), what="it serves")
     fake.on(STOP, Fail(grpc.StatusCode.UNKNOWN, "cannot"), times=1)

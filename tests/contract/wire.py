@@ -149,9 +149,7 @@ class Splice:
             self._writers.discard(far_writer)
 
 
-async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: Frames
-) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: Frames) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             frames.feed(data)
