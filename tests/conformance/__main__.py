@@ -31,13 +31,24 @@ def main() -> None:
 @click.option("--critest", "path", default="", help="Path of the program; none skips.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--focus", default="", help="Only specs that this regular expression matches.")
+@click.option(
+    "--handover-every",
+    "handover_every_s",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Replace podferry so often during its runs; 0 for never.",
+)
 @KEEP
-def critest_command(path: str, rounds: int, focus: str, keep: Path | None) -> None:
+def critest_command(
+    path: str, rounds: int, focus: str, handover_every_s: float, keep: Path | None
+) -> None:
     """critest, direct and through podferry: what passes directly must pass through podferry."""
     program = _given(path, "critest", "CRITEST=/path/to/critest")
     from tests.conformance import critest
 
-    _finish(lambda: critest.main(program, rounds, focus, keep, click.echo))
+    options = critest.Options(rounds, focus, handover_every_s, keep)
+    _finish(lambda: critest.main(program, options, click.echo))
 
 
 @main.command("kubelet")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from shim.errors import PodferryError
 from tests.conformance import binary, calls, compare, registry
 from tests.conformance.compare import Outcome, Report, Verdict
+from tests.conformance.handovers import Handovers
 from tests.testbed import containerd, service, testbed
 from tests.testbed.cri import CriClient
 from tests.testbed.node import Node
@@ -26,6 +28,23 @@ FIRST_SEED = 1
 
 
 @dataclass(frozen=True)
+class Options:
+    """What the user chose.
+
+    Attributes:
+        rounds: how many; each is two runs.
+        focus: a regular expression of specs; "" for all.
+        handover_every_s: the time between handovers during runs through podferry; 0 for none.
+        keep: a directory of the host for logs and reports; None for none.
+    """
+
+    rounds: int = 3
+    focus: str = ""
+    handover_every_s: float = 0.0
+    keep: Path | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """One run of critest.
 
@@ -34,12 +53,14 @@ class Run:
         report: its specs.
         took_s: how long it took.
         shim_calls: how many calls podferry passed on meanwhile.
+        handovers: how often it was replaced meanwhile.
     """
 
     way: Way
     report: Report
     took_s: float
     shim_calls: int
+    handovers: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,15 +79,17 @@ class Critest:
     Args:
         node: where; podferry serves there, and the registry.
         program: its path on the node.
-        focus: a regular expression of specs; "" for all.
-        keep: a directory of the host for logs and reports; None for none.
+        shim: podferry there.
+        options: what the user chose.
     """
 
-    def __init__(self, node: Node, program: str, focus: str = "", keep: Path | None = None) -> None:
+    def __init__(self, node: Node, program: str, shim: service.Shim, options: Options) -> None:
         self.node = node
         self.program = program
-        self.focus = focus
-        self.keep = keep
+        self.shim = shim
+        self.focus = options.focus
+        self.keep = options.keep
+        self.handover_every_s = options.handover_every_s
         said = node.exec([program, "-help"], check=False)
         self._knows_nri = b"-nri-socket" in said.stdout + said.stderr
 
@@ -84,11 +107,13 @@ class Critest:
         junit = f"{REPORTS}/{way}-{seed}.xml"
         self.node.path(REPORTS).mkdir(parents=True, exist_ok=True)
         before, begun_s = calls.status(self.node), time.monotonic()
-        done = self.node.exec(
-            self._argv(way, seed, junit), deadline_s=2 * RUN_DEADLINE_S, check=False
-        )
+        every_s = self.handover_every_s if way == "shim" else 0.0
+        with Handovers(self.node, self.shim, every_s) as handovers:
+            done = self.node.exec(
+                self._argv(way, seed, junit), deadline_s=2 * RUN_DEADLINE_S, check=False
+            )
         took_s = time.monotonic() - begun_s
-        passed_on = calls.status(self.node).total - before.total
+        passed_on = handovers.past + calls.status(self.node).total - before.total
         said = done.stdout + done.stderr
         if self.keep:
             self.keep.mkdir(parents=True, exist_ok=True)
@@ -99,7 +124,7 @@ class Critest:
             raise type(error)(f"{error.what}: {said[-2000:].decode('utf-8', 'replace')}") from error
         finally:
             tidy(self.node)
-        return Run(way, report, took_s, passed_on)
+        return Run(way, report, took_s, passed_on, handovers.done)
 
     def round(self, number: int) -> Round:
         """One round; who is first alternates, so that nobody always finds the warmer node."""
@@ -150,7 +175,7 @@ def tidy(node: Node) -> None:
 
 
 def main(
-    program: Path, rounds: int, focus: str, keep: Path | None, say: Any
+    program: Path, options: Options, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], bool]:
     """All rounds on a fresh node; gives the figures and whether the gate holds."""
     with testbed.nodes(1) as [node]:
@@ -158,11 +183,11 @@ def main(
         registry.start(node)
         unmask(node)
         service.install(node)
-        with service.Shim(node):
-            critest = Critest(node, binary.put(node, program), focus, keep)
+        with service.Shim(node) as shim:
+            critest = Critest(node, binary.put(node, program), shim, options)
             say(f"{critest.version()}, {runtime(node)}")
             done = []
-            for number in range(rounds):
+            for number in range(options.rounds):
                 done.append(critest.round(number))
                 show(done[-1], number + 1, say)
     return figures(done), all(one.verdict.passes for one in done) and went_through(done)
@@ -180,7 +205,7 @@ def went_through(rounds: list[Round]) -> bool:
     return all(one.direct.shim_calls < one.shim.shim_calls // 10 for one in rounds)
 
 
-def show(one: Round, number: int, say: Any) -> None:
+def show(one: Round, number: int, say: Callable[[str], None]) -> None:
     """Tells one round."""
     say(f"round {number}, seed {one.seed}")
     for run in (one.direct, one.shim):
@@ -189,6 +214,7 @@ def show(one: Round, number: int, say: Any) -> None:
             f"  {run.way:<7}{len(run.report):>4} specs {counts[Outcome.PASSED]:>4} passed"
             f"{counts[Outcome.FAILED]:>4} failed{counts[Outcome.SKIPPED]:>4} skipped"
             f"{run.took_s:>8.1f} s{run.shim_calls:>7} calls through podferry"
+            + (f", {run.handovers} handovers" if run.handovers else "")
         )
     for title, differences in (("LOST", one.verdict.lost), ("other", one.verdict.other)):
         for pair in differences:
@@ -221,6 +247,7 @@ def figures(rounds: list[Round]) -> dict[str, Any]:
                         **{kind.value: n for kind, n in compare.count(run.report).items() if n},
                         "took_s": round(run.took_s, 1),
                         "calls_through_shim": run.shim_calls,
+                        "handovers": run.handovers,
                     }
                     for run in (one.direct, one.shim)
                 },
