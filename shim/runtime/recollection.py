@@ -56,7 +56,9 @@ class Recollection:
             try:
                 await asyncio.wait_for(self._attempted.wait(), at_most_s)
             except TimeoutError:
-                logger.warning("registry not rebuilt in time waited_s=%g", at_most_s)
+                if not self._attempted.is_set():  # one wait is enough: lists that hang may hang on
+                    logger.warning("registry not rebuilt in time waited_s=%g", at_most_s)
+                    self._attempted.set()
 
     async def run(self) -> None:
         """Runs for ever: watches the connection and rebuilds when due."""
