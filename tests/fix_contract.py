@@ -149,6 +149,7 @@ async def rig(_shared_rig: Rig) -> AsyncIterator[Rig]:
     yield shared
     await until(lambda: not shared.fake.running(), what="all calls at the backend end")
     shared.fake.reset()
+    await shared.shim.idle()
     await until(
         lambda: process.num_fds() <= before_fds + 2,
         what=f"the service closes what it opened ({before_fds} fds before, 2 allowed on top)",

@@ -151,6 +151,16 @@ level = "debug"
             await asyncio.sleep(0.02)
         raise AssertionError("nobody serves")
 
+    async def idle(self) -> None:
+        """Waits until no call is under way in the serving process; fails if one never ends."""
+        async with self.stub() as control:
+            for _ in range(500):
+                status = await control.Status(pb.StatusRequest(), timeout=5)
+                if not status.calls_in_flight:
+                    return
+                await asyncio.sleep(0.02)
+        raise AssertionError(f"{status.calls_in_flight} calls never end in the service")
+
     async def handover(self, at_most_s: float = 20.0) -> int:
         """Has the serving process replaced; the pid of the new one, which serves."""
         await self.serving()

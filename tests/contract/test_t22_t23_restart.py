@@ -206,6 +206,7 @@ async def test_t22_failed_handover_leaves_the_old_one_serving(own_rig: Rig, reas
     if reason == "broken-settings":
         shim.config.write_text(settings + "[metrics]\nlisten = 1\n")
     else:
+        await until(lambda: "registry rebuilt" in shim.log, what="the first lists are read")
         fake.on(RUNTIME + "ListPodSandbox", Hang())
     old = await shim.serving()
     inode = shim.socket.lstat().st_ino
@@ -317,6 +318,22 @@ async def test_t23_killed_service_answers_within_a_second(own_rig: Rig) -> None:
     private = [path for path in shim.traces() if path.parent.name == "private"]
     assert {path.suffix for path in private} == {f".{shim.pid}"}, "stale private sockets are left"
     assert accepts(shim.socket)
+
+
+async def test_t23_method_name_that_breaks_grpc(own_rig: Rig) -> None:
+    """T23: a method name that is no UTF-8 ends grpc.aio's accepting loop without a word (seen with
+    1.85.1); the service notices, ends, and is started again."""
+    shim = own_rig.shim
+    broken = shim.pid
+    supervisor = Supervisor(shim)
+    try:
+        async with connect(shim.socket) as channel:
+            await unary(channel, b"/x/\xff", timeout_s=5)  # type: ignore[arg-type]
+        await until(lambda: shim.pid != broken and accepts(shim.socket), what="it is back")
+        await shim.serving()
+        assert (await unary(own_rig.through, VERSION, timeout_s=5)).code is OK
+    finally:
+        await supervisor.stop()
 
 
 async def test_t23_killed_while_a_predecessor_lingers(own_rig: Rig) -> None:
