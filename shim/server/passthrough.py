@@ -158,12 +158,16 @@ class Passthrough(grpc.GenericRpcHandler):
         except grpc.aio.AioRpcError as error:
             code = error.code().name
             await _abort_as(error, context)
+        except cygrpc.ExecuteBatchError as error:
+            # The caller went away while we wrote to it; grpc.aio would log that as a failure.
+            raise asyncio.CancelledError from error
         finally:
+            self._ledger.end(record, self._label(method), code, time.monotonic())
             upward.cancel()
             call.cancel()  # no effect once the backend has ended the call
-            with contextlib.suppress(asyncio.CancelledError):
-                await upward
-            self._ledger.end(record, self._label(method), code, time.monotonic())
+            # It may have been about to read from the caller just when our call ended; then grpc.aio
+            # raises errors of its own kinds in it, which are nobody's to hear.
+            await asyncio.gather(upward, return_exceptions=True)
 
 
 async def _pump_requests(record: CallRecord, context: ServicerContext, call: Any) -> None:
