@@ -9,7 +9,6 @@ import json
 import random
 import re
 import shlex
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -68,18 +67,21 @@ class Crictl:
         return self.node.exec(on_terminal, deadline_s=DEADLINE_S, check=False)
 
     @contextlib.contextmanager
-    def background(self, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A command that runs until the block ends; its output is there only afterwards."""
-        # A pid namespace ends its processes with its first: nsenter alone would leave it behind.
-        inside = ["timeout", "--kill-after=5", str(4 * DEADLINE_S), *self._argv, *argv]
-        process = subprocess.Popen(
-            self.node.inside.argv(inside), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+    def background(self, *argv: str, into: str = "/dev/null") -> Iterator[None]:
+        """A command that runs on the node until the block ends.
+
+        Args:
+            argv: the command.
+            into: a file of the node that gets its output.
+        """
+        script = 'into=$1; shift; exec "$@" >"$into"'
+        run = ["sh", "-c", script, "sh", into, *self._argv, *argv]
+        daemon = self.node.daemon(f"crictl-{argv[0]}", run)
+        daemon.start()
         try:
-            yield process
+            yield
         finally:
-            process.terminate()
-            process.wait()
+            daemon.stop()
 
     def start(self, name: str, image: str, *command: str, stdin: bool = False) -> tuple[str, str]:
         """A pod with one running container; returns both ids."""
@@ -181,11 +183,6 @@ def _events(crictl: Crictl) -> Iterator[Callable[[str, str], list[str]]]:
     log = f"{DIRECTORY}/events.json"
     crictl.node.path(DIRECTORY).mkdir(parents=True, exist_ok=True)
     crictl.node.write(log, b"")
-    script = 'log=$1; shift; exec "$@" >"$log"'
-    daemon = crictl.node.daemon(
-        "crictl-events", ["sh", "-c", script, "sh", log, *crictl._argv, "events"]
-    )
-    daemon.start()
 
     def seen(sandbox_id: str, container_id: str) -> list[str]:
         deadline = time.monotonic() + DEADLINE_S
@@ -197,12 +194,10 @@ def _events(crictl: Crictl) -> Iterator[Callable[[str, str], list[str]]]:
                 return told
             time.sleep(POLL_S)
 
-    try:
+    with crictl.background("events", into=log):
         # The subscription is made when the runtime has sent the events of a probe pod.
         _wait_subscribed(crictl, log)
         yield seen
-    finally:
-        daemon.stop()
 
 
 def _wait_subscribed(crictl: Crictl, log: str) -> None:

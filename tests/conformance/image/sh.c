@@ -26,7 +26,7 @@ static void run_from_path(const char *shell, char *word)
 	const char *path = getenv("PATH");
 	char *dirs = strdup(path ? path : "/usr/sbin:/usr/bin:/sbin:/bin");
 	char file[PATH_MAX];
-	char *argv[] = { word, NULL };
+	char *argv[] = {word, NULL};
 	int refused = 0;
 
 	for (char *dir = dirs ? strtok(dirs, ":") : NULL; dir; dir = strtok(NULL, ":")) {
