@@ -18,6 +18,10 @@ _BOTH_ENDS: Options = [
     # such a status at random from 8 KiB on and always from 16 KiB on (grpc/grpc#37852).
     ("grpc.max_metadata_size", METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+    # Else gRPC pings the other end and widens a stream's window up to 16 MiB by what it guesses of
+    # the line: 30 readers that had stopped in mid-stream held 578 MiB of ours, and hold 90 MiB so;
+    # on a unix socket no reply of 100 B, 1 MiB or 15 MiB was slower for it.
+    ("grpc.http2.bdp_probe", 0),
 ]
 
 

@@ -22,6 +22,7 @@ def test_no_end_has_a_limit_of_ours(ends: dict[str, int | str]) -> None:
 
 @pytest.mark.parametrize("ends", [CHANNEL, SERVER], ids=["channel", "server"])
 def test_nothing_pings_and_nothing_compresses(ends: dict[str, int | str]) -> None:
+    assert ends["grpc.http2.bdp_probe"] == 0
     assert not [name for name in ends if "keepalive" in name or "compression" in name]
 
 
