@@ -72,13 +72,14 @@ class Recollection:
                 logger.info("runtime connected")
                 self._on_connected()
                 self.doubt()
-            elif self.connected and not ready:
-                logger.warning("runtime connection lost state=%s", state.name)
-                self._registry.doubt()
             elif state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                 self._attempted.set()  # nothing can be listed now; calls must not wait for it
             self.connected = ready
             await self._channel.wait_for_state_change(state)
+            if ready:  # lost, even if it is back by now: it may be another process of the runtime
+                logger.warning("runtime connection lost")
+                self._registry.doubt()
+                self.connected = False
             state = self._channel.get_state(try_to_connect=True)
 
     async def _rebuild_when_due(self) -> None:
@@ -91,8 +92,12 @@ class Recollection:
             retry_s = RETRY_FIRST_S
             while not await self._rebuild():
                 self._attempted.set()
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, RETRY_LAST_S)
+                try:
+                    await asyncio.wait_for(self._due.wait(), retry_s)
+                    retry_s = RETRY_FIRST_S  # the runtime has come back meanwhile
+                except TimeoutError:
+                    retry_s = min(2 * retry_s, RETRY_LAST_S)
+                self._due.clear()
 
     async def _rebuild(self) -> bool:
         self._registry.begin_rebuild()
