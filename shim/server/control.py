@@ -96,6 +96,7 @@ class Control(control_pb2_grpc.ControlServicer):
     async def Hold(self, request: pb.HoldRequest, context: Any) -> pb.HoldResponse:
         """Makes a hold."""
         async with _told(context):
+            self._service.refuse_while_handing_over()
             hold = self._service.hold_rule.add(
                 request.pod, request.container, request.methods, request.at_most_s
             )
@@ -104,6 +105,7 @@ class Control(control_pb2_grpc.ControlServicer):
     async def Release(self, request: pb.ReleaseRequest, context: Any) -> pb.ReleaseResponse:
         """Ends a hold, here and in a predecessor whose calls still wait for it."""
         async with _told(context):
+            self._service.refuse_while_handing_over()
             released = self._service.hold_rule.release(request.hold_id)
             released += await self._service.release_in_predecessor(request.hold_id)
             return pb.ReleaseResponse(released=released)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 
-
 PATIENCE_S = 1.0
 
 

@@ -12,6 +12,7 @@ from cri_proto import control_pb2_grpc
 from shim.errors import HandoverRefused
 
 ANSWER_TIMEOUT_S = 5.0
+RETIRE_TRIES = 3
 
 
 def control_path(run_dir: str) -> Path:
@@ -54,14 +55,20 @@ class Predecessor:
         return status
 
     async def retire(self, successor_pid: int) -> bool:
-        """Tells it that the socket is taken; False if it is gone, which is as good."""
-        try:
-            await self._stub.Retire(
-                pb.RetireRequest(successor_pid=successor_pid), timeout=ANSWER_TIMEOUT_S
-            )
-        except grpc.aio.AioRpcError:
-            return False
-        return True
+        """Tells it that the socket is taken; False if it is gone, which is as good.
+
+        One that is only slow is told again: not knowing, it would end us as too slow in our turn.
+        """
+        for _ in range(RETIRE_TRIES):
+            try:
+                await self._stub.Retire(
+                    pb.RetireRequest(successor_pid=successor_pid), timeout=ANSWER_TIMEOUT_S
+                )
+                return True
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    break
+        return False
 
     async def release(self, hold_id: str) -> int:
         """Lets its calls of a hold go; 0 if it has none or is gone."""

@@ -158,7 +158,8 @@ class Service:
                     hold.hold_id, hold.pod, hold.container, hold.methods, hold.remaining_s
                 )
         self._publish(from_pid=status.pid)
-        notify(f"MAINPID={os.getpid()}")
+        # systemd learns of its new main process only after this: should we die here, the
+        # predecessor puts its sockets back, and nothing must be restarted in its way.
         await predecessor.retire(os.getpid())
         self._predecessor = predecessor
         logger.info("took the socket over predecessor=%d", status.pid)
@@ -220,6 +221,14 @@ class Service:
             where="handover",
             remedy="the running service serves on; the successor's reason is in the log above",
         )
+
+    def refuse_while_handing_over(self) -> None:
+        """Raises Refused between a successor's reading of our holds and its taking of the socket.
+
+        A hold made or released here in that time would be neither made nor released there.
+        """
+        if self._successor is not None and self.phase == "serving":
+            raise Refused("a handover is under way", where="hold", remedy="ask again in a moment")
 
     def retire(self, successor_pid: int) -> None:
         """Notes that a successor serves: finish the open calls, then stop."""
