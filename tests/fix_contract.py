@@ -130,6 +130,8 @@ async def _shared_rig(_own_children: None) -> AsyncIterator[Rig]:
     shim = factory.make(runtime.path, connection_age_s=600.0)
     try:
         await shim.start()
+        # From here on the backend sees no call but those of the tests.
+        await until(lambda: "registry rebuilt" in shim.log, what="the lists are read")
         async with connect(runtime.path) as direct, connect(shim.socket) as through:
             yield Rig(runtime, shim, direct, through)
         factory.stop()
