@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Owns the thread that places, from low addresses to high, what no fault has asked for. */
+#include "pager.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
+/* Bytes of the store that were read into memory and mapped before the lock was taken: a copy that
+ * waited for a disk would make the faults wait too. */
+struct window {
+	const unsigned char *start, *end;
+};
+
+static struct space *first_live(const struct pager *pager)
+{
+	/* Forked children come last: most of them end, or execute something, before their turn. */
+	for (uint32_t id = 0; id < pager->count; id++)
+		if (pager->spaces[id]->uffd >= 0)
+			return pager->spaces[id];
+	return NULL;
+}
+
+static struct window window_at(const struct pager *pager, const unsigned char *bytes)
+{
+	for (size_t at = 0; at < pager->files.count; at++) {
+		const unsigned char *start = pager->files.list[at].start;
+		const unsigned char *end = start + pager->files.list[at].bytes;
+
+		if (bytes >= start && bytes < end)
+			return (struct window){bytes, (size_t)(end - bytes) > PAGER_WINDOW_BYTES
+							      ? bytes + PAGER_WINDOW_BYTES
+							      : end};
+	}
+	return (struct window){0};
+}
+
+static void read_in(struct window window)
+{
+	size_t bytes = (size_t)(window.end - window.start);
+	void *start = (void *)(uintptr_t)window.start;
+
+	if (bytes == 0)
+		return;
+	/* Both are hints: a store that cannot be read shows when it is copied from. */
+	madvise(start, bytes, MADV_POPULATE_READ);
+	madvise((char *)start + bytes, PAGER_WINDOW_BYTES, MADV_WILLNEED);
+}
+
+/* Places up to PAGER_FILL_BYTES. WANTED gets the window that is needed before it can go on. */
+static enum outcome fill_some(struct pager *pager, struct space *space, struct window have,
+			      struct window *wanted, struct pf_error *err)
+{
+	uint64_t budget = PAGER_FILL_BYTES / PAGE_BYTES;
+	enum outcome outcome = PLACED;
+	struct piece piece;
+
+	while (outcome == PLACED && budget > 0 && runs_next(&space->runs, budget, &piece)) {
+		if (piece.bytes < have.start || piece.bytes >= have.end) {
+			*wanted = window_at(pager, piece.bytes);
+			return PLACED;
+		}
+		if (piece.bytes + piece.pages * PAGE_BYTES > have.end)
+			piece.pages = (uint64_t)(have.end - piece.bytes) / PAGE_BYTES;
+		outcome = place(pager, space, piece, err);
+		budget -= piece.pages;
+	}
+	return outcome;
+}
+
+void *fill_run(void *argument)
+{
+	struct pager *pager = argument;
+	struct window have = {0};
+
+	for (;;) {
+		struct window wanted = {0};
+		struct pf_error err = {0};
+		enum outcome outcome;
+		struct space *space;
+
+		pager_take(pager);
+		space = first_live(pager);
+		if (!space || pager->code != 0) {
+			pager_release(pager);
+			return NULL;
+		}
+		outcome = fill_some(pager, space, have, &wanted, &err);
+		if (outcome == BROKEN)
+			pager_fail(pager, &err);
+		else if (outcome == GONE || space->runs.missing == 0)
+			pager_space_over(pager, space);
+		pager_release(pager);
+		if (wanted.start) {
+			have = wanted;
+			read_in(have);
+		}
+		if (outcome == BLOCKED) {
+			struct timespec pause = {.tv_nsec = PAGER_RETRY_NS};
+
+			nanosleep(&pause, NULL);
+		}
+	}
+}

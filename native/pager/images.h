@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The page store as CRIU writes it: pagemap-PID.img and pages-N.img of an image set and of the
+ * sets below it. The files are hostile input. docs/pager.md has the byte layout. */
+#pragma once
+
+#include "error.h"
+#include "runs.h"
+
+#define IMAGES_COMMON_MAGIC  0x54564319u /* criu/include/magic.h: IMG_COMMON_MAGIC */
+#define IMAGES_PAGEMAP_MAGIC 0x56084025u /* PAGEMAP_MAGIC */
+#define IMAGES_IN_PARENT     1u          /* criu/include/pagemap.h: PE_PARENT */
+#define IMAGES_LAZY          2u          /* PE_LAZY */
+#define IMAGES_PRESENT       4u          /* PE_PRESENT */
+
+#define IMAGES_MAX_PARENTS       32
+#define IMAGES_MAX_PAGEMAP_BYTES ((int64_t)1 << 30)
+#define IMAGES_END_OF_ADDRESSES  ((uint64_t)1 << 56)
+
+/* Files that are mapped; a run's bytes point into them. */
+struct image_files {
+	struct image_file {
+		void *start;
+		size_t bytes;
+	} * list;
+	size_t count;
+};
+
+/* Opens the directory below which every file of a store must lie. */
+int images_open_root(const char *path, struct pf_error *err);
+
+/* Adds the lazy pages of process PID in the image set SET (a path below ROOT, "." for itself) to
+ * RUNS and closes these. */
+int images_read(int root, const char *set, int pid, struct image_files *files, struct runs *runs,
+		struct pf_error *err);
+void images_close(struct image_files *files);
