@@ -118,8 +118,7 @@ class PublicSocket:
         Raises:
             SocketInUse: another living process serves the public path.
         """
-        with (self._directory / f"{self.public.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked():
             state, pid = probe(self.public)
             if state is Listener.ALIVE and pid not in (from_pid or os.getpid(), os.getpid()):
                 raise SocketInUse(
@@ -164,5 +163,13 @@ class PublicSocket:
     def withdraw(self) -> None:
         """Removes the public path if it still is ours, and the private one."""
         if self.is_in_place():
-            self.public.unlink(missing_ok=True)
+            with self._locked():  # a successor may be about to rename its own onto it
+                if self.is_in_place():
+                    self.public.unlink(missing_ok=True)
         self._private.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self._directory / f"{self.public.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -315,6 +316,27 @@ def test_withdrawing_leaves_a_successors_socket(
     assert new.is_in_place()
     assert probe(public)[0] is Listener.ALIVE
     assert _names(directory) == {"x.sock", "private/x.sock.4002"}
+
+
+def test_withdrawing_while_a_successor_publishes_leaves_the_successors_socket(
+    directory: Path, open_sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor renames between the old process's look and its removal."""
+    public = directory / "x.sock"
+    old = bound(public, open_sockets, monkeypatch, 4001)
+    old.publish(ONLY_US)
+    new = bound(public, open_sockets, monkeypatch, 4002)
+    lock = fcntl.flock
+
+    def publish_first(*arguments: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        new.publish(ONLY_US)  # it had the lock before us
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", publish_first)
+    old.withdraw()
+    assert new.is_in_place()
+    assert probe(public)[0] is Listener.ALIVE
 
 
 def test_a_predecessor_can_put_its_socket_back(
