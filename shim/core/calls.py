@@ -49,9 +49,16 @@ Watcher = Callable[[CallRecord, bool], None]
 
 
 class CallLedger:
-    """Counts calls and tells watchers of them. ``watcher(record, ended)`` must return at once."""
+    """Counts calls and tells watchers of them. ``watcher(record, ended)`` must return at once.
 
-    def __init__(self) -> None:
+    Args:
+        on_watcher_failure: told what a watcher raised, since its call must not fail for that.
+    """
+
+    def __init__(
+        self, on_watcher_failure: Callable[[Exception], None] = lambda error: None
+    ) -> None:
+        self._on_watcher_failure = on_watcher_failure
         self.in_flight: dict[int, CallRecord] = {}
         self.methods: dict[str, MethodFigures] = {}
         self.total = 0
@@ -62,8 +69,7 @@ class CallLedger:
         self.total += 1
         record = CallRecord(self.total, method, now_s, stream=stream)
         self.in_flight[record.call_id] = record
-        for watcher in self._watchers:
-            watcher(record, False)
+        self._tell(record, False)
         return record
 
     def end(self, record: CallRecord, label: str, code: str, now_s: float) -> None:
@@ -77,13 +83,19 @@ class CallLedger:
         if not record.stream:
             figures.ours_s.append(record.ours_s)
             figures.backend_s.append(record.backend_s)
-        for watcher in self._watchers:
-            watcher(record, True)
+        self._tell(record, True)
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Adds a watcher and returns what removes it."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
+
+    def _tell(self, record: CallRecord, ended: bool) -> None:
+        for watcher in tuple(self._watchers):
+            try:
+                watcher(record, ended)
+            except Exception as error:
+                self._on_watcher_failure(error)
 
     def finite_in_flight(self) -> int:
         """Calls that will end by themselves; open event streams never do."""

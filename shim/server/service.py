@@ -54,7 +54,9 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.phase = "starting"
-        self.ledger = CallLedger()
+        self.ledger = CallLedger(
+            lambda error: logger.error("watcher of calls failed", exc_info=error)
+        )
         self.registry = Registry()
         self.channel = grpc.aio.insecure_channel(
             f"unix:{settings.cri.runtime}", options=channel_options()

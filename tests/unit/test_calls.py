@@ -120,6 +120,18 @@ def test_one_of_several_watchers_can_go() -> None:
     assert (first, second) == ([], [False])
 
 
+def test_a_watcher_that_breaks_costs_neither_the_call_nor_other_watchers() -> None:
+    failures: list[Exception] = []
+    seen: list[bool] = []
+    ledger = CallLedger(failures.append)
+    ledger.watch(lambda record, ended: 1 / 0)  # type: ignore[arg-type]
+    ledger.watch(lambda record, ended: seen.append(ended))
+    ledger.end(ledger.begin(VERSION, 0.0), "Version", "OK", 1.0)
+    assert seen == [False, True]
+    assert [type(error) for error in failures] == [ZeroDivisionError] * 2
+    assert ledger.in_flight == {}
+
+
 def test_open_event_streams_do_not_keep_a_retired_process() -> None:
     ledger = CallLedger()
     ledger.begin(RUNTIME + "GetContainerEvents", 0.0, stream=True)
