@@ -13,6 +13,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+# Programs that CMake builds and the package carries in shim/bin.
+PROGRAMS = ("podferry-runtime",)
 
 
 class CMakeThenCffi(build_ext):
@@ -29,15 +31,23 @@ class CMakeThenCffi(build_ext):
         self._forget_another_machines_build(build_dir)
         subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build_dir)], check=True)
         jobs = str(len(os.sched_getaffinity(0)))
-        subprocess.run(
-            ["cmake", "--build", str(build_dir), "--parallel", jobs, "--target", "podferry"],
-            check=True,
-        )
+        build = ["cmake", "--build", str(build_dir), "--parallel", jobs]
+        subprocess.run([*build, "--target", "podferry", *PROGRAMS], check=True)
+        self._take_programs(build_dir)
         library = build_dir / "libpodferry.a"
         for extension in self.extensions:
             extension.extra_objects.append(str(library))
             extension.depends.append(str(library))
         super().run()
+
+    def _take_programs(self, build_dir: Path) -> None:
+        target = (ROOT if self.inplace else Path(self.build_lib)) / "shim" / "bin"
+        target.mkdir(parents=True, exist_ok=True)
+        for name in PROGRAMS:
+            (built,) = (build_dir / "native").glob(f"*/{name}")
+            # Beside its place and renamed: the old one may be running.
+            shutil.copy2(built, target / f"{name}.new")
+            (target / f"{name}.new").replace(target / name)
 
     def _build_dir(self) -> Path:
         """Gives build/native, or a temporary directory where the sources cannot be written to."""

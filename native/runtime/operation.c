@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Owns one conversation with CRIU: request, notifications, answer, time limit. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "criu_rpc.h"
+#include "monitor.h"
+#include "sock.h"
+
+void pr_operation_start(struct pr_monitor *monitor, uint32_t cause, int timeout_ms)
+{
+	uint64_t now = pr_now_ns();
+	monitor->operation = (struct pr_operation){.rpc = -1};
+	monitor->operation.deadline_ns = now + (uint64_t)timeout_ms * 1000000u;
+	monitor->operation.event.begun_ns = now;
+	monitor->operation.event.cause = cause;
+	monitor->operation.event.from = monitor->state;
+}
+
+int pr_operation_channel(struct pr_monitor *monitor)
+{
+	int pair[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	monitor->operation.rpc = pair[0];
+	return pair[1];
+}
+
+int pr_operation_send(struct pr_monitor *monitor, const struct pr_view *request)
+{
+	monitor->operation.event.criu_ns = pr_now_ns();
+	return pr_sock_send(monitor->operation.rpc, request->at, request->bytes, NULL, 0);
+}
+
+static void close_channel(struct pr_operation *operation)
+{
+	if (operation->rpc >= 0)
+		close(operation->rpc);
+	operation->rpc = -1;
+}
+
+void pr_operation_fail(struct pr_monitor *monitor, const char *format, ...)
+{
+	struct pr_operation *operation = &monitor->operation;
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(operation->message, sizeof operation->message, format, arguments);
+	va_end(arguments);
+	close_channel(operation);
+	operation->answered = true;
+	operation->success = false;
+}
+
+void pr_operation_abort(struct pr_monitor *monitor, const char *why)
+{
+	if (monitor->operation.answered)
+		return;
+	if (monitor->criu > 0)
+		kill(monitor->criu, SIGKILL);
+	monitor->operation.failed_early = true;
+	pr_operation_fail(monitor, "CRIU was ended: %s", why);
+}
+
+/* The placeholder joins before CRIU kills the tasks: the cgroup is never empty. */
+static void on_notification(struct pr_monitor *monitor, const struct pr_criu_answer *answer)
+{
+	struct pr_operation *operation = &monitor->operation;
+	bool last = !strcmp(answer->script, "post-dump");
+	if (last && monitor->state == PR_CHECKPOINTING && !operation->leave_running)
+		pr_cgroups_join(&monitor->container, monitor->placeholder.pid);
+	pr_sock_send(operation->rpc, pr_criu_go_on, sizeof pr_criu_go_on, NULL, 0);
+}
+
+static void on_answer(struct pr_monitor *monitor, const struct pr_criu_answer *answer)
+{
+	struct pr_operation *operation = &monitor->operation;
+	operation->event.done_ns = pr_now_ns();
+	if (!answer->success) {
+		pr_operation_fail(monitor, "CRIU: %s (errno %d)",
+				  answer->message[0] ? answer->message : "no reason given",
+				  answer->error);
+		return;
+	}
+	if (monitor->state == PR_WAKING && answer->pid <= 0) {
+		pr_operation_fail(monitor, "CRIU has restored, and names no process");
+		return;
+	}
+	operation->success = operation->answered = true;
+	if (monitor->state == PR_WAKING) {
+		operation->restored = true;
+		monitor->init = answer->pid;
+	}
+	close_channel(operation);
+}
+
+void pr_operation_readable(struct pr_monitor *monitor)
+{
+	uint8_t packet[PR_CRIU_PACKET_BYTES];
+	struct pr_criu_answer answer;
+	int fds[PR_FDS_MAX], count;
+	ssize_t bytes = pr_sock_receive(monitor->operation.rpc, packet, sizeof packet, fds,
+					PR_FDS_MAX, &count);
+	pr_close_all(fds, count);
+	if (bytes <= 0) {
+		monitor->operation.failed_early = true;
+		pr_operation_fail(monitor, "CRIU ended without an answer");
+		return;
+	}
+	if (!pr_criu_parse(packet, (size_t)bytes, &answer)) {
+		pr_operation_abort(monitor, "its answer is not understood");
+		return;
+	}
+	if (answer.type == PR_CRIU_NOTIFY)
+		on_notification(monitor, &answer);
+	else
+		on_answer(monitor, &answer);
+}
+
+void pr_operation_finish(struct pr_monitor *monitor, enum pr_state state, int32_t status)
+{
+	struct pr_operation *operation = &monitor->operation;
+	close_channel(operation);
+	operation->event.release_ns = pr_now_ns();
+	operation->event.to = state;
+	operation->event.status = status;
+	pr_cgroups_restore_cpu(monitor->cpu_note);
+	pr_monitor_enter(monitor, state);
+	operation->event.sequence = monitor->sequence;
+	if (status)
+		pr_monitor_log(monitor, "%s", operation->message);
+	pr_serve_event(monitor, &operation->event, operation->message);
+	pr_serve_settled(monitor, status, operation->message);
+}

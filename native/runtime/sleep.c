@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Owns the way from running to asleep, and its undo. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "criu_rpc.h"
+#include "monitor.h"
+#include "proc.h"
+#include "runc_state.h"
+
+struct descent {
+	pid_t init;
+	pid_t foreign;
+};
+
+static bool check_descent(pid_t pid, void *context)
+{
+	struct descent *descent = context;
+	if (pr_proc_descends(pid, descent->init))
+		return true;
+	struct pr_proc proc;
+	if (pr_proc_read(pid, &proc) < 0 || proc.state == 'Z')
+		return true; /* it has just ended */
+	descent->foreign = pid;
+	return false;
+}
+
+/* What forbids a sleep, seen from here; the service's preflight sees more. */
+static const char *obstacle(struct pr_monitor *monitor, uint32_t flags, int32_t *status)
+{
+	struct pr_runc_state known;
+	*status = PR_WRONG_STATE;
+	if (monitor->state != PR_RUNNING)
+		return "the container is not running";
+	if (access(monitor->exec_fifo, F_OK) == 0)
+		return "the container has not been started";
+	*status = PR_BUSY;
+	if (monitor->criu > 0)
+		return "the last CRIU has not ended";
+	if (pr_serve_leases(monitor) > 0)
+		return "a verb of the container runtime is under way";
+	if (monitor->pager > 0)
+		return "the pager still fills the last wake's memory";
+	*status = PR_REFUSED;
+	if (flags & PR_FLAG_LEAVE_RUNNING)
+		return NULL;
+	if (monitor->terminal)
+		return "the container has a terminal";
+	int failed = pr_runc_state_read(monitor->runc_state, &known);
+	pr_cgroups_free(&known.groups);
+	if (failed || known.init != monitor->init || known.start != monitor->init_start)
+		return "runc's state does not name the process that we know";
+	struct descent descent = {monitor->init, 0};
+	if (!pr_cgroups_each(&monitor->container, check_descent, &descent)) {
+		pr_monitor_log(monitor, "process %d does not descend from init",
+			       (int)descent.foreign);
+		return "a process of an exec session runs in the container";
+	}
+	return NULL;
+}
+
+static int start_placeholder(struct pr_monitor *monitor)
+{
+	char path[48];
+	int namespace = -1;
+	if (monitor->init > 0 && pr_proc_other_namespace(monitor->init, getpid(), "cgroup") &&
+	    !pr_format(path, sizeof path, "/proc/%d/ns/cgroup", (int)monitor->init))
+	namespace = open(path, O_RDONLY | O_CLOEXEC);
+	int failed =
+		pr_placeholder_start(&monitor->placeholder, namespace, !monitor->no_new_keyring);
+	if (namespace >= 0)
+		close(namespace);
+	return failed;
+}
+
+static void drop_placeholder(struct pr_monitor *monitor)
+{
+	if (monitor->placeholder.pid > 0) {
+		kill(monitor->placeholder.pid, SIGKILL);
+		close(monitor->placeholder.socket);
+	}
+	monitor->placeholder = (struct pr_placeholder){0, -1};
+}
+
+static int start_criu(struct pr_monitor *monitor, const int *fds, int count)
+{
+	char program[256];
+	char *argv[] = {(char[]){"criu"}, (char[]){"swrk"}, (char[]){"3"}, NULL};
+	if (monitor->settings.criu[0])
+		strcpy(program, monitor->settings.criu);
+	else if (!pr_find_program("criu", program, sizeof program))
+		return -ENOENT;
+	int channel = pr_operation_channel(monitor);
+	if (channel < 0)
+		return channel;
+	struct pr_spawn spawn = {.program = program,
+				 .argv = argv,
+				 .log = monitor->log,
+				 .special = channel,
+				 .given = fds,
+				 .given_count = count};
+	memcpy(spawn.stdio, monitor->stdio, sizeof spawn.stdio);
+	pid_t pid = pr_spawn_child(&spawn);
+	close(channel);
+	if (pid < 0)
+		return pid;
+	monitor->criu = pid;
+	return 0;
+}
+
+static int pick_fds(const uint8_t *packet, size_t bytes, const int *fds, int count, int *picked)
+{
+	struct pr_view item;
+	if (!pr_wire_find(packet, bytes, PR_ITEM_CRIU_FDS, &item))
+		return 0;
+	int amount = (int)(item.bytes / 4);
+	if (item.bytes % 4 || amount > PR_FDS_MAX - 5)
+		return -1;
+	for (int i = 0; i < amount; i++) {
+		uint32_t index;
+		memcpy(&index, item.at + 4 * i, sizeof index);
+		if (index >= (uint32_t)count)
+			return -1;
+		picked[i] = fds[index];
+	}
+	return amount;
+}
+
+static bool note_images(struct pr_monitor *monitor, const uint8_t *packet, size_t bytes)
+{
+	struct pr_view item;
+	char link[PR_PATH_BYTES];
+	if (!pr_wire_find(packet, bytes, PR_ITEM_IMAGES, &item))
+		return true;
+	if (!pr_wire_text(&item, monitor->images, sizeof monitor->images))
+		return false;
+	if (monitor->images[0] != '/' || strstr(monitor->images, "/../") || !monitor->images[1])
+		return monitor->images[0] = '\0', false;
+	/* For the front, should this process not be there to remove them. */
+	if (pr_format(link, sizeof link, "%s/images", monitor->directory))
+		return false;
+	unlink(link);
+	return symlink(monitor->images, link) == 0;
+}
+
+int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t *packet,
+		       size_t bytes, const int *fds, int count, const char **why)
+{
+	struct pr_view request, item;
+	int32_t status;
+	int picked[PR_FDS_MAX];
+	uint32_t timeout_ms = PR_CRIU_TIMEOUT_MS;
+	*why = obstacle(monitor, flags, &status);
+	if (*why)
+		return status;
+	*why = "the request is not complete";
+	int given = pick_fds(packet, bytes, fds, count, picked);
+	if (given < 0 || !pr_wire_find(packet, bytes, PR_ITEM_REQUEST, &request))
+		return PR_BAD_REQUEST;
+	uint64_t type = pr_criu_request_type(request.at, request.bytes);
+	bool leave = flags & PR_FLAG_LEAVE_RUNNING;
+	if (type != PR_CRIU_DUMP && !(leave && type == PR_CRIU_PRE_DUMP))
+		return PR_BAD_REQUEST;
+	if (pr_wire_find(packet, bytes, PR_ITEM_TIMEOUT_MS, &item) && item.bytes == 4)
+		memcpy(&timeout_ms, item.at, 4);
+	if (timeout_ms > 3600000 || (!leave && !note_images(monitor, packet, bytes)))
+		return PR_BAD_REQUEST;
+
+	pr_operation_start(monitor, PR_BY_CLIENT, (int)timeout_ms);
+	monitor->operation.leave_running = leave;
+	*why = "CRIU or the placeholder cannot be started";
+	if (!leave && start_placeholder(monitor) < 0)
+		return PR_INTERNAL;
+	pr_cgroups_lift_cpu(&monitor->container, monitor->cpu_note);
+	int failed = start_criu(monitor, picked, given);
+	if (failed) {
+		pr_monitor_log(monitor, "criu does not start: errno %d", -failed);
+		drop_placeholder(monitor);
+		pr_cgroups_restore_cpu(monitor->cpu_note);
+		return PR_INTERNAL;
+	}
+	pr_monitor_enter(monitor, PR_CHECKPOINTING);
+	if (pr_operation_send(monitor, &request) < 0)
+		pr_operation_abort(monitor, "it does not take its request");
+	return PR_OK;
+}
+
+static bool clear_repair(pid_t pid, void *context)
+{
+	*(int *)context += pr_proc_clear_repair(pid);
+	return true;
+}
+
+/* A CRIU that was killed leaves sockets in repair mode. It has let go of its tasks already, so
+ * they are stopped by the freezer while that is mended. */
+static void undo(struct pr_monitor *monitor)
+{
+	int cleared = 0;
+	drop_placeholder(monitor);
+	if (monitor->operation.failed_early) {
+		pr_cgroups_freeze(&monitor->container);
+		pr_cgroups_each(&monitor->container, clear_repair, &cleared);
+		if (cleared)
+			pr_monitor_log(monitor, "%d sockets taken out of repair mode", cleared);
+	}
+	pr_cgroups_thaw(&monitor->container);
+}
+
+static void fall_asleep(struct pr_monitor *monitor)
+{
+	struct pr_proc proc = {0};
+	pid_t pid = monitor->placeholder.pid;
+	pr_cgroups_join(&monitor->container, pid);
+	pr_cgroups_thaw(&monitor->container);
+	pr_proc_read(pid, &proc);
+	struct pr_new_init init = {.pid = pid, .start = proc.start};
+	int failed = pr_runc_state_rewrite(monitor->runc_state, monitor->known_to_runc, &init);
+	if (failed)
+		pr_monitor_log(monitor, "runc's state cannot be written: errno %d", -failed);
+	else
+		monitor->known_to_runc = pid;
+	if (monitor->init_pidfd >= 0)
+		close(monitor->init_pidfd);
+	monitor->init_pidfd = -1;
+	monitor->init = 0;
+	monitor->init_start = 0;
+	monitor->sleeps++;
+	pr_operation_finish(monitor, PR_ASLEEP, PR_OK);
+}
+
+void pr_sleep_advance(struct pr_monitor *monitor)
+{
+	struct pr_operation *operation = &monitor->operation;
+	if (!operation->answered)
+		return;
+	if (operation->success && !operation->leave_running) {
+		if (operation->init_exited)
+			fall_asleep(monitor);
+		return; /* else: CRIU has killed it, its memory is still being given back */
+	}
+	/* A CRIU that was told to end must have let go of the tasks before they are touched. */
+	if (monitor->criu > 0)
+		return;
+	bool success = operation->success;
+	if (!success)
+		undo(monitor);
+	else
+		pr_cgroups_thaw(&monitor->container);
+	pr_operation_finish(monitor, PR_RUNNING, success ? PR_OK : PR_CRIU_FAILED);
+	if (operation->init_exited) {
+		int status = operation->init_status;
+		pr_monitor_end(monitor, status);
+	}
+}
+
+void pr_sleep_placeholder_died(struct pr_monitor *monitor)
+{
+	if (monitor->placeholder.socket >= 0)
+		close(monitor->placeholder.socket);
+	monitor->placeholder = (struct pr_placeholder){0, -1};
+	if (monitor->state != PR_ASLEEP && monitor->state != PR_WAKING)
+		return;
+	pr_monitor_log(monitor, "the placeholder was killed; another takes its place");
+	if (start_placeholder(monitor) < 0)
+		return;
+	pr_cgroups_join(&monitor->container, monitor->placeholder.pid);
+	struct pr_proc proc = {0};
+	pr_proc_read(monitor->placeholder.pid, &proc);
+	struct pr_new_init init = {.pid = monitor->placeholder.pid, .start = proc.start};
+	if (!pr_runc_state_rewrite(monitor->runc_state, monitor->known_to_runc, &init))
+		monitor->known_to_runc = monitor->placeholder.pid;
+}
