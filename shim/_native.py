@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where Python meets the C library: its calls with Python's types and errors."""
+"""The one place where Python meets the C library: its calls with Python's types and errors.
+
+What is large has a module of its own beside this one (shim._native_hold), which gets the library
+from `binding` and imports no extension itself.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,12 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 @functools.cache
-def _binding() -> tuple[FFI, Lib]:
+def binding() -> tuple[FFI, Lib]:
+    """The extension; for the modules named shim._native_*, which wrap parts of the library.
+
+    Raises:
+        MissingFeature: it is not built, or a library it needs is not installed.
+    """
     # Not at import: shim is used without a compiler having run, for what needs no kernel.
     try:
         from shim import _native_ffi
@@ -45,7 +54,7 @@ def require() -> None:
     Raises:
         MissingFeature: it is not built, or a library it needs is not installed.
     """
-    _binding()
+    binding()
 
 
 def check(code: int, err: Any) -> int:
@@ -56,16 +65,22 @@ def check(code: int, err: Any) -> int:
     """
     if code >= 0:
         return code
-    raise NativeError(_text(err.message), errno_value=-code)
+    raise NativeError(text(err.message), errno_value=-code)
 
 
-def _text(characters: Any) -> str:
-    value = _binding()[0].string(characters)
+def text(characters: Any) -> str:
+    """A C string, whatever its bytes."""
+    value = binding()[0].string(characters)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def _call(function: Callable[..., int], *arguments: Any) -> int:
-    ffi, _ = _binding()
+def call(function: Callable[..., int], *arguments: Any) -> int:
+    """Calls a function of the library, whose last argument is the error structure.
+
+    Raises:
+        NativeError: it fails.
+    """
+    ffi, _ = binding()
     err = ffi.new("struct pf_error *")
     return check(function(*arguments, err), err)
 
@@ -92,18 +107,18 @@ def prove(feature: Feature) -> None:
         NativeError: it does not work; the message names the step.
         MissingFeature: the extension is not there.
     """
-    _, lib = _binding()
-    _call(getattr(lib, f"pf_probe_{feature}"))
+    _, lib = binding()
+    call(getattr(lib, f"pf_probe_{feature}"))
 
 
 def prove_link_kind(kind: str) -> None:
     """Makes a network device of a kind in a namespace of its own; raises as `prove`."""
-    _call(_binding()[1].pf_probe_link_kind, kind.encode())
+    call(binding()[1].pf_probe_link_kind, kind.encode())
 
 
 def prove_qdisc_kind(kind: str) -> None:
     """Gives a loopback of its own a queueing discipline of a kind; raises as `prove`."""
-    _call(_binding()[1].pf_probe_qdisc_kind, kind.encode())
+    call(binding()[1].pf_probe_qdisc_kind, kind.encode())
 
 
 def userfaultfd_features() -> int:
@@ -112,9 +127,9 @@ def userfaultfd_features() -> int:
     Raises:
         NativeError: it does not work.
     """
-    ffi, lib = _binding()
+    ffi, lib = binding()
     features = ffi.new("uint64_t *")
-    _call(lib.pf_probe_userfaultfd, features)
+    call(lib.pf_probe_userfaultfd, features)
     return int(features[0])
 
 
@@ -124,9 +139,9 @@ def sock_diag_families() -> frozenset[str]:
     Raises:
         NativeError: sock_diag does not work at all.
     """
-    ffi, lib = _binding()
+    ffi, lib = binding()
     present = ffi.new("uint32_t *")
-    _call(lib.pf_probe_sock_diag, present)
+    call(lib.pf_probe_sock_diag, present)
     bits = {
         "tcp": lib.PF_DIAG_TCP,
         "udp": lib.PF_DIAG_UDP,
@@ -179,14 +194,14 @@ class Activity:
     """
 
     def __init__(self, pin_dir: Path | None = None) -> None:
-        ffi, lib = _binding()
+        ffi, lib = binding()
         out = ffi.new("struct pf_activity **")
         log = ffi.new("char[]", VERIFIER_LOG_BYTES)
         path = ffi.NULL if pin_dir is None else bytes(pin_dir)
         try:
-            _call(lib.pf_activity_open, out, path, log, VERIFIER_LOG_BYTES)
+            call(lib.pf_activity_open, out, path, log, VERIFIER_LOG_BYTES)
         except NativeError as error:
-            error.add_note(_text(log))
+            error.add_note(text(log))
             raise
         self._handle: Any = out[0]
 
@@ -203,13 +218,13 @@ class Activity:
 
     def close(self) -> None:
         """Lets go; what is pinned or attached stays. A second call does nothing."""
-        ffi, lib = _binding()
+        ffi, lib = binding()
         handle, self._handle = self._handle, ffi.NULL
         lib.pf_activity_close(handle)
 
     def program_fd(self, program: Program) -> int:
         """The program's file descriptor, valid until `close`."""
-        _, lib = _binding()
+        _, lib = binding()
         return lib.pf_activity_program_fd(self._open(), getattr(lib, program.value))
 
     def watch(self, address: IPv4Address | IPv6Address) -> None:
@@ -218,7 +233,7 @@ class Activity:
         Raises:
             NativeError: EEXIST, it is watched already; E2BIG, no more fit.
         """
-        _call(_binding()[1].pf_activity_watch, self._open(), packed(address))
+        call(binding()[1].pf_activity_watch, self._open(), packed(address))
 
     def unwatch(self, address: IPv4Address | IPv6Address) -> None:
         """Stops counting.
@@ -226,7 +241,7 @@ class Activity:
         Raises:
             NativeError: ENOENT, it is not watched.
         """
-        _call(_binding()[1].pf_activity_unwatch, self._open(), packed(address))
+        call(binding()[1].pf_activity_unwatch, self._open(), packed(address))
 
     def read(self, address: IPv4Address | IPv6Address) -> Record:
         """What was seen of an address since it is watched.
@@ -234,9 +249,9 @@ class Activity:
         Raises:
             NativeError: ENOENT, it is not watched.
         """
-        ffi, lib = _binding()
+        ffi, lib = binding()
         out: Any = ffi.new("struct pf_activity_record *")
-        _call(lib.pf_activity_read, self._open(), packed(address), out)
+        call(lib.pf_activity_read, self._open(), packed(address), out)
         return Record(_direction(out.received), _direction(out.sent))
 
     def test_run(self, program: Program, frame: bytes) -> int:
@@ -245,10 +260,10 @@ class Activity:
         Raises:
             NativeError: EINVAL, the frame is shorter than an Ethernet header.
         """
-        ffi, lib = _binding()
+        ffi, lib = binding()
         verdict = ffi.new("uint32_t *")
         number = getattr(lib, program.value)
-        _call(lib.pf_activity_test_run, self._open(), number, frame, len(frame), verdict)
+        call(lib.pf_activity_test_run, self._open(), number, frame, len(frame), verdict)
         return int(verdict[0])
 
     def _open(self) -> Any:

@@ -11,6 +11,18 @@ class Lib:
     PF_DIAG_NETLINK: int
     PF_ACTIVITY_XDP: int
     PF_ACTIVITY_TC: int
+    PF_HOLD_ADDRESSES_MAX: int
+    PF_HOLD_PHASE_PASS: int
+    PF_HOLD_PHASE_HELD: int
+    PF_HOLD_PHASE_RELEASING: int
+    PF_HOLD_FLAG_WAKE_ON_ICMP: int
+    PF_HOLD_FLAG_SHARED_DEVICE: int
+    PF_HOLD_FLAG_DELIVER_PEER: int
+    PF_HOLD_FLAG_CLSACT: int
+    PF_HOLD_FLAG_CLSACT_IS_OURS: int
+    PF_HOLD_PROGRAM_TO_POD: int
+    PF_HOLD_PROGRAM_FROM_POD: int
+    PF_HOLD_PROGRAM_FAR_END: int
 
     def pf_probe_userfaultfd(self, features: FFI.CData, err: FFI.CData) -> int: ...
     def pf_probe_pagemap_scan(self, err: FFI.CData) -> int: ...
@@ -48,6 +60,50 @@ class Lib:
         frame: bytes,
         frame_bytes: int,
         verdict: FFI.CData,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_hold_install(
+        self,
+        pin_dir: bytes,
+        settings: FFI.CData,
+        addresses: bytes,
+        address_count: int,
+        verifier_log: FFI.CData,
+        verifier_log_bytes: int,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_hold_uninstall(self, pin_dir: bytes, err: FFI.CData) -> int: ...
+    def pf_hold_open(self, out: FFI.CData, pin_dir: bytes, err: FFI.CData) -> int: ...
+    def pf_hold_close(self, hold: FFI.CData) -> None: ...
+    def pf_hold_phase_fd(self, hold: FFI.CData) -> int: ...
+    def pf_hold_events_fd(self, hold: FFI.CData) -> int: ...
+    def pf_hold_read_phase(self, hold: FFI.CData, phase: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_hold_write_phase(self, hold: FFI.CData, phase: int, err: FFI.CData) -> int: ...
+    def pf_hold_read_settings(self, hold: FFI.CData, out: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_hold_read_counters(self, hold: FFI.CData, out: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_hold_read_addresses(
+        self, hold: FFI.CData, out: FFI.CData, count: FFI.CData, err: FFI.CData
+    ) -> int: ...
+    def pf_hold_rearm(self, hold: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_hold_take_event(self, hold: FFI.CData, out: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_hold_test_run(
+        self,
+        hold: FFI.CData,
+        program: int,
+        frame: bytes,
+        frame_bytes: int,
+        mark: int,
+        verdict: FFI.CData,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_hold_make_pin_dir(self, root: bytes, pin_dir: bytes, err: FFI.CData) -> int: ...
+    def pf_hold_find_device(
+        self,
+        netns_path: bytes,
+        address: bytes,
+        ifindex: FFI.CData,
+        peer_ifindex: FFI.CData,
+        mac: FFI.CData,
         err: FFI.CData,
     ) -> int: ...
 

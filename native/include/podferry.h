@@ -4,4 +4,5 @@
 
 #include "podferry/activity.h"
 #include "podferry/error.h"
+#include "podferry/hold.h"
 #include "podferry/probe.h"

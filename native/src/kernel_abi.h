@@ -42,3 +42,7 @@ _Static_assert(sizeof(struct pf_pm_scan_arg) == 96, "the size is part of the ioc
 
 /* bpf.h, enum bpf_attach_type */
 #define PF_BPF_TCX_INGRESS 46
+#define PF_BPF_TCX_EGRESS  47
+
+/* bpf.h, flags of an attachment among others (Linux 6.6) */
+#define PF_BPF_F_BEFORE (1U << 3)

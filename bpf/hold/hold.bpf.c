@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/* Holds the packets towards one sleeping pod and keeps its kernel from answering for it.
+ *
+ * hold_to_pod is for the egress of the host's end of the pod's veth, hold_from_pod for its ingress,
+ * hold_far_end for the ingress of the plug's far end. The plug is a pair of veths whose near end
+ * has a qdisc that lets nothing through until it is changed: it, and not a process, keeps the
+ * packets. Each hold has programs and maps of its own. */
+#include "hold_classify.h"
+#include "hold_shared.h"
+
+/* tc's verdicts, from <linux/pkt_cls.h>: -1 leaves the decision to the next program or filter. */
+#define PF_TC_NEXT (-1)
+#define PF_TC_SHOT 2
+
+#define PF_PACKET_HOST 0 /* from <linux/if_packet.h> */
+
+/* Written by: the library (PASS, HELD) and whoever releases (RELEASING); hold_to_pod makes PASS of
+ * RELEASING. Read by: all programs. One u32, so that a release is one map update. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} pf_hold_phase SEC(".maps");
+
+/* Written by: the library, once, before anything is attached. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pf_hold_config);
+} pf_hold_config SEC(".maps");
+
+/* Written by: the programs, atomically; the library zeroes it at arming. Not per CPU: what went in
+ * on one CPU comes out on another, and the difference decides. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pf_hold_counts);
+} pf_hold_counts SEC(".maps");
+
+/* Whether the event of this arming was raised. Written by: hold_to_pod; the library at arming. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} pf_hold_raised SEC(".maps");
+
+/* Written by: the library, once. Read by: the programs; a key present is an address of the pod. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PF_HOLD_MAX_ADDRESSES);
+	__type(key, struct pf_address);
+	__type(value, __u32);
+} pf_hold_addresses SEC(".maps");
+
+/* Written by: hold_to_pod. Read by: whoever wakes the pod; its fd is readable until it is drained. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, PF_HOLD_EVENTS_BYTES);
+} pf_hold_events SEC(".maps");
+
+struct hold {
+	__u32 *phase;
+	struct pf_hold_config *config;
+	struct pf_hold_counts *counts;
+};
+
+/* The elements of array maps are always there; the verifier wants it said. */
+static __always_inline int find(struct hold *hold)
+{
+	__u32 zero = 0;
+
+	hold->phase = bpf_map_lookup_elem(&pf_hold_phase, &zero);
+	hold->config = bpf_map_lookup_elem(&pf_hold_config, &zero);
+	hold->counts = bpf_map_lookup_elem(&pf_hold_counts, &zero);
+	return hold->phase && hold->config && hold->counts;
+}
+
+static __always_inline __u32 phase_of(const struct hold *hold)
+{
+	return *(volatile __u32 *)hold->phase;
+}
+
+static __always_inline void add(__u64 *counter, __u64 amount)
+{
+	__sync_fetch_and_add(counter, amount);
+}
+
+static __always_inline __u64 read_once(const __u64 *value)
+{
+	return *(const volatile __u64 *)value;
+}
+
+/* The same number before and after the kernel has cut a packet into its segments. */
+static __always_inline __u64 segments(const struct __sk_buff *skb)
+{
+	return skb->gso_segs ? skb->gso_segs : 1;
+}
+
+static __always_inline int is_of_pod(const struct pf_address *address)
+{
+	return bpf_map_lookup_elem(&pf_hold_addresses, address) != NULL;
+}
+
+/* A frame for all, or for another than the pod (a bridge floods what it has not learned). */
+static __always_inline int is_for_others(struct __sk_buff *skb, const struct pf_hold_config *config)
+{
+	__u8 destination[6], different = 0, known = 0;
+
+	if (bpf_skb_load_bytes(skb, 0, destination, sizeof(destination)) < 0)
+		return 1;
+	if (destination[0] & 1)
+		return 1;
+#pragma unroll
+	for (int i = 0; i < 6; i++) {
+		known |= config->pod_mac[i];
+		different |= config->pod_mac[i] ^ destination[i];
+	}
+	return known && different;
+}
+
+static __always_inline int wakes(const struct pf_hold_packet *packet,
+				 const struct pf_hold_config *config)
+{
+	if (!packet->cause || !is_of_pod(&packet->addresses.destination))
+		return 0;
+	return packet->cause != PF_HOLD_ICMP || (config->flags & PF_HOLD_WAKE_ON_ICMP);
+}
+
+static __always_inline void raise_event(const struct pf_hold_packet *packet)
+{
+	__u32 zero = 0;
+	__u32 *raised = bpf_map_lookup_elem(&pf_hold_raised, &zero);
+	struct pf_hold_event *event;
+
+	if (!raised || *(volatile __u32 *)raised || __sync_lock_test_and_set(raised, 1))
+		return;
+	event = bpf_ringbuf_reserve(&pf_hold_events, sizeof(*event), 0);
+	if (!event) {
+		*raised = 0; /* the next packet tries again */
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->time_ns = bpf_ktime_get_ns();
+	event->cause = packet->cause;
+	event->protocol = packet->protocol;
+	event->source_port = packet->source_port;
+	event->destination_port = packet->destination_port;
+	__builtin_memcpy(event->source, &packet->addresses.source, sizeof(event->source));
+	__builtin_memcpy(event->destination, &packet->addresses.destination,
+			 sizeof(event->destination));
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* Whether another packet fits; a packet that does not is counted. */
+static __always_inline int fits(const struct hold *hold, __u64 packets, __u64 bytes, int waking)
+{
+	struct pf_hold_counts *counts = hold->counts;
+	__s64 held_packets = read_once(&counts->in_packets) - read_once(&counts->out_packets);
+	__s64 held_bytes = read_once(&counts->in_bytes) - read_once(&counts->out_bytes);
+	__s64 max_packets = hold->config->max_packets;
+	__s64 max_bytes = hold->config->max_bytes;
+
+	if (!waking) {
+		max_packets >>= PF_HOLD_QUIET_SHIFT;
+		max_bytes >>= PF_HOLD_QUIET_SHIFT;
+	}
+	if (held_packets + (__s64)packets <= max_packets && held_bytes + (__s64)bytes <= max_bytes)
+		return 1;
+	if (waking) {
+		add(&counts->over_packets, packets);
+		add(&counts->over_bytes, bytes);
+	} else {
+		add(&counts->quiet_over_packets, packets);
+	}
+	return 0;
+}
+
+static __always_inline int into_plug(struct __sk_buff *skb, const struct hold *hold, int waking)
+{
+	struct pf_hold_counts *counts = hold->counts;
+	__u64 packets = segments(skb), now_ns = bpf_ktime_get_ns();
+
+	if (!fits(hold, packets, skb->len, waking))
+		return PF_TC_SHOT;
+	add(&counts->in_packets, packets);
+	add(&counts->in_bytes, skb->len);
+	if (!counts->first_in_ns)
+		counts->first_in_ns = now_ns;
+	counts->last_in_ns = now_ns;
+	skb->mark = PF_HOLD_MARK;
+	return bpf_redirect(hold->config->plug_ifindex, 0);
+}
+
+/* Only while RELEASING. A closed plug is never taken for empty: nothing has come out of it. */
+static __always_inline int is_drained(const struct pf_hold_counts *counts)
+{
+	__u64 now_ns = bpf_ktime_get_ns();
+	__u64 in_ns = read_once(&counts->last_in_ns), out_ns = read_once(&counts->last_out_ns);
+
+	if (read_once(&counts->in_packets) == read_once(&counts->out_packets))
+		return now_ns - out_ns > PF_HOLD_SETTLE_NS;
+	return out_ns && now_ns - in_ns > PF_HOLD_QUIET_NS && now_ns - out_ns > PF_HOLD_QUIET_NS;
+}
+
+SEC("tc")
+int hold_to_pod(struct __sk_buff *skb)
+{
+	struct pf_hold_packet packet;
+	struct hold hold;
+	__u32 phase;
+	int waking;
+
+	if (!find(&hold))
+		return PF_TC_NEXT;
+	if (skb->mark == PF_HOLD_MARK) { /* from the far end, on its way to the pod */
+		skb->mark = 0;
+		return PF_TC_NEXT;
+	}
+	phase = phase_of(&hold);
+	if (phase == PF_HOLD_PASS)
+		return PF_TC_NEXT;
+	if (is_for_others(skb, hold.config))
+		return PF_TC_NEXT;
+	pf_hold_classify(skb, &packet);
+	/* ARP and neighbour discovery pass: the namespace answers them in the pod's sleep too. */
+	if (!packet.is_ip || packet.is_discovery)
+		return PF_TC_NEXT;
+	if ((hold.config->flags & PF_HOLD_SHARED_DEVICE) &&
+	    !is_of_pod(&packet.addresses.destination))
+		return PF_TC_NEXT;
+	if (phase == PF_HOLD_RELEASING) {
+		if (!is_drained(hold.counts))
+			return into_plug(skb, &hold, 1);
+		__sync_val_compare_and_swap(hold.phase, PF_HOLD_RELEASING, PF_HOLD_PASS);
+		return PF_TC_NEXT;
+	}
+	waking = wakes(&packet, hold.config);
+	if (waking)
+		raise_event(&packet);
+	return into_plug(skb, &hold, waking);
+}
+
+SEC("tc")
+int hold_from_pod(struct __sk_buff *skb)
+{
+	struct pf_hold_packet packet;
+	struct hold hold;
+
+	if (!find(&hold) || phase_of(&hold) != PF_HOLD_HELD)
+		return PF_TC_NEXT;
+	pf_hold_classify(skb, &packet);
+	if (!packet.is_ip || packet.is_discovery)
+		return PF_TC_NEXT;
+	if ((hold.config->flags & PF_HOLD_SHARED_DEVICE) && !is_of_pod(&packet.addresses.source))
+		return PF_TC_NEXT;
+	add(&hold.counts->shielded_packets, segments(skb));
+	if (packet.is_reset)
+		add(&hold.counts->shielded_resets, 1);
+	if (packet.protocol == IPPROTO_ICMP || packet.protocol == IPPROTO_ICMPV6)
+		add(&hold.counts->shielded_icmp, 1);
+	return PF_TC_SHOT;
+}
+
+SEC("tc")
+int hold_far_end(struct __sk_buff *skb)
+{
+	struct pf_hold_counts *counts;
+	struct hold hold;
+	__u64 now_ns;
+
+	if (!find(&hold))
+		return PF_TC_SHOT;
+	counts = hold.counts;
+	if (skb->mark != PF_HOLD_MARK) {
+		add(&counts->strays, 1);
+		return PF_TC_SHOT;
+	}
+	/* A kernel whose qdisc is no perfect plug: the packet is delayed, not lost. */
+	if (phase_of(&hold) == PF_HOLD_HELD) {
+		add(&counts->looped, 1);
+		return bpf_redirect(hold.config->plug_ifindex, 0);
+	}
+	now_ns = bpf_ktime_get_ns();
+	if (!counts->first_out_ns)
+		counts->first_out_ns = now_ns;
+	counts->last_out_ns = now_ns; /* before the counts: is_drained compares those first */
+	add(&counts->out_bytes, skb->len);
+	add(&counts->out_packets, segments(skb));
+	if (!(hold.config->flags & PF_HOLD_DELIVER_PEER))
+		return bpf_redirect(hold.config->pod_ifindex, 0);
+	skb->mark = 0;
+	/* It was addressed to the pod's MAC, so the far end took it for somebody else's. */
+	bpf_skb_change_type(skb, PF_PACKET_HOST);
+	return bpf_redirect_peer(hold.config->pod_ifindex, 0);
+}
+
+/* The kernel's list of GPL-compatible licences knows no "GPL-2.0 OR Apache-2.0". */
+char license_name[] SEC("license") = "GPL";
