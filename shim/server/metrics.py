@@ -89,7 +89,7 @@ class Metrics:
             "podferry_rule_outcomes", "What rules decided.", labels=["rule", "outcome"]
         )
         for rule, counts in self._interception.outcomes.items():
-            for outcome, count in counts.items():
+            for outcome, count in list(counts.items()):  # calls go on while this thread reads
                 outcomes.add_metric([rule, outcome], count)
         yield outcomes
 
@@ -106,9 +106,10 @@ class Metrics:
         if not host:
             return True
         try:
+            host = host.removeprefix("[").removesuffix("]")  # of an IPv6 address
             self._endpoint = start_http_server(int(port), host, self.collectors)
-        except OSError as error:
-            logger.warning("metrics not served address=%s reason=%r", address, error.strerror)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a label too long for a host name
+            logger.warning("metrics not served address=%s reason=%r", address, str(error))
             return False
         return True
 
