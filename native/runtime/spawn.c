@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <linux/keyctl.h>
+#include <linux/nsfs.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -32,6 +34,18 @@ static int lift(int fd)
 	return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, ABOVE);
 }
 
+/* A namespace among what is given is entered, not only passed: CRIU neither dumps nor restores what
+ * it shares with the tasks, which takes 20 ms out of the freeze. False if one cannot be entered. */
+static bool enter_namespaces(const int *given, int count)
+{
+	for (int i = 0; i < count; i++) {
+		int type = ioctl(given[i], NS_GET_NSTYPE);
+		if (type > 0 && setns(given[i], type) < 0)
+			return false;
+	}
+	return true;
+}
+
 void pr_spawn_become(const struct pr_spawn *spawn)
 {
 	int null = lift(open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -41,6 +55,8 @@ void pr_spawn_become(const struct pr_spawn *spawn)
 		stdio[i] = lift(spawn->stdio[i]);
 	for (int i = 0; i < spawn->given_count; i++)
 		given[i] = lift(spawn->given[i]);
+	if (!enter_namespaces(given, spawn->given_count))
+		_exit(126);
 	close_range(0, ABOVE - 1, 0);
 	place(null, 0);
 	place(null, 1);
