@@ -304,6 +304,8 @@ class Service:
     async def _shut_down(self) -> None:
         if self.phase == "serving":
             notify("STOPPING=1")
+            if self._successor is not None:
+                self._successor.kill()  # who stops the service wants none, not the next one
         self.phase = "stopped"
         for sock in (self._cri_socket, self._control_socket):
             sock.withdraw()
