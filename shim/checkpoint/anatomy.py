@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import psutil
 
 from shim.core import mounts
-from shim.core.launch import JOINED, Anatomy, Stdio
+from shim.core.launch import Anatomy, Stdio
 from shim.errors import InvalidMessage, NotFound
 
 NAMESPACE = "k8s.io"
@@ -67,7 +66,7 @@ def read(container_id: str, places: Places | None = None) -> Anatomy:
         started = int(state["init_process_start"])
         rootfs = str(state["config"]["rootfs"])
         cgroups = {str(key): str(path) for key, path in state["cgroup_paths"].items()}
-        described = [str(one) for one in state.get("external_descriptors") or []]
+        given = [str(one) for one in state.get("external_descriptors") or []]
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidMessage(
             f"{error!r} is missing or wrong", where=str(places.state(container_id))
@@ -83,8 +82,9 @@ def read(container_id: str, places: Places | None = None) -> Anatomy:
         init_pid=init_pid,
         rootfs=rootfs,
         mounts=mount_table,
-        stdio=_stdio(tasks, [one for one in described if _PIPE.match(one)]),
+        stdio=_stdio(tasks, given),
         joined=_joined(config, init_pid),
+        system_v=_has_system_v(tasks),
         own_cgroup_namespace=_has_own(config, "cgroup"),
         cgroup_paths=cgroups,
         terminal=bool((config.get("process") or {}).get("terminal")),
@@ -92,14 +92,6 @@ def read(container_id: str, places: Places | None = None) -> Anatomy:
         strangers=strangers,
         lsm_profile=_lsm_profile(init_pid),
     )
-
-
-def sandbox_namespaces(anatomy: Anatomy) -> tuple[str, ...]:
-    """Files of the namespaces that CRIU is to be started in, as long as the container lives.
-
-    A caller that needs them longer opens them: they are the sandbox's and outlive the container.
-    """
-    return tuple(f"/proc/{anatomy.init_pid}/ns/{kind}" for kind in JOINED if kind in anatomy.joined)
 
 
 def parent_of(pid: int) -> int:
@@ -159,21 +151,32 @@ def _tasks(init_pid: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(own), tuple(strangers)
 
 
-def _stdio(tasks: tuple[int, ...], keys: list[str]) -> tuple[Stdio, ...]:
+def _stdio(tasks: tuple[int, ...], given: list[str]) -> tuple[Stdio, ...]:
     """Those of the pipes given at the start that a process still has open, each once."""
-    found: dict[tuple[str, bool], Stdio] = {}
+    wanted = {key: number for number, key in enumerate(given) if _PIPE.match(key)}
+    found: dict[str, Stdio] = {}
     for pid in tasks:
         for path in _descriptors(pid):
             try:
                 key = _link(path)
-                writable = path.lstat().st_mode & stat.S_IWUSR != 0
             except OSError:
                 continue
-            if key in keys:
-                found.setdefault((key, writable), Stdio(key, str(path), writable))
-        if len(found) == len(keys):
+            if key in wanted:
+                found.setdefault(key, Stdio(wanted[key], key, str(path)))
+        if len(found) == len(wanted):
             break
-    return tuple(found.values())
+    return tuple(sorted(found.values(), key=lambda one: one.number))
+
+
+def _has_system_v(tasks: tuple[int, ...]) -> bool:
+    for pid in tasks:
+        try:
+            with Path(f"/proc/{pid}/maps").open() as lines:
+                if any(" /SYSV" in line for line in lines):
+                    return True
+        except OSError:
+            continue
+    return False
 
 
 def _descriptors(pid: int) -> list[Path]:
@@ -192,17 +195,23 @@ def _namespaces(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in listed if isinstance(one, dict)]
 
 
-def _joined(config: dict[str, Any], init_pid: int) -> dict[str, int]:
-    """Namespaces that the bundle names by path, and those of the node that it does not list.
+def _joined(config: dict[str, Any], init_pid: int) -> dict[str, str]:
+    """Files of the namespaces that the bundle names by path, and of the node's that it lets be.
 
-    Both are shared with somebody who outlives the container.
+    Both belong to somebody who outlives the container. The path is the sandbox's, so that it is
+    still there while the container sleeps.
     """
     kinds = {"network": "net", "ipc": "ipc", "uts": "uts"}
-    listed = {str(one.get("type")): one.get("path") for one in _namespaces(config)}
+    listed = {str(one.get("type")): str(one.get("path") or "") for one in _namespaces(config)}
     joined = {}
     for oci, kind in kinds.items():
-        if oci not in listed or listed[oci]:
-            joined[kind] = Path(f"/proc/{init_pid}/ns/{kind}").stat().st_ino
+        path = listed.get(oci, f"/proc/1/ns/{kind}")
+        own = Path(f"/proc/{init_pid}/ns/{kind}")
+        try:
+            if path and Path(path).stat().st_ino == own.stat().st_ino:
+                joined[kind] = path
+        except OSError:
+            continue  # the sandbox is gone: nothing is shared with it any more
     return joined
 
 

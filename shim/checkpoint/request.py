@@ -22,14 +22,12 @@ class Answer:
         pid: the restored init, as the caller counts; 0 if none.
         errno_value: CRIU's cr_errno, 0 if none.
         message: the first error line, "" if none; often a harmless one.
-        tasks_run: of a failed or copying dump: whether the tasks run on.
     """
 
     success: bool
     pid: int = 0
     errno_value: int = 0
     message: str = ""
-    tasks_run: bool = True
 
 
 def encode(launch: Launch) -> bytes:
@@ -61,5 +59,4 @@ def decode(data: bytes) -> Answer | None:
         pid=message.restore.pid if message.HasField("restore") else 0,
         errno_value=message.cr_errno,
         message=message.cr_errmsg.strip(),
-        tasks_run=message.dump.restored if message.HasField("dump") else True,
     )

@@ -21,6 +21,7 @@ COMMANDS = {
     "top": "shim.cli.top",
     "hold": "shim.cli.hold",
     "release": "shim.cli.hold",
+    "explain": "shim.cli.explain",
     "doctor": "shim.cli.doctor",
     "install": "shim.cli.install",
     "uninstall": "shim.cli.install",

@@ -3,8 +3,10 @@
 
 The facts of a container come from shim/checkpoint/anatomy.py, the bytes are made by
 shim/checkpoint/request.py. CRIU is started inside the network, IPC and UTS namespaces of the pod's
-sandbox (`Launch.join`): what it shares with the tasks it neither dumps nor restores. That takes
+sandbox (`Launch.enter`): what it shares with the tasks it neither dumps nor restores. That takes
 20 ms out of the freeze and 8 ms out of the wake, and the sandbox keeps these namespaces alive.
+System V shared memory is the exception: CRIU refuses it where it shares the IPC namespace, so
+there the namespace is dumped, and the restored tasks join it and find their segments.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from typing import Any
 
 from shim.core.mounts import Mount, external_for_dump, external_for_restore
 
-# The first descriptor after standard input, output, error and the socket that CRIU listens on.
-FIRST_PASSED_FD = 4
+# Where the monitor gives CRIU the container's standard input, output and error (docs/monitor.md).
+FIRST_STDIO_FD = 10
 # The namespaces of a sandbox that its containers join. A container that has its own is refused by
 # the preflight: the clone of its mounts and its sockets would need the namespace kept alive too.
 JOINED = ("net", "ipc", "uts")
@@ -36,14 +38,14 @@ class Stdio:
     """A pipe between the container and containerd's shim.
 
     Attributes:
+        number: which it was at the container's start: 0, 1 or 2.
         key: as the kernel names it, "pipe:[4711]", and as CRIU's image does.
         opened_at: "/proc/PID/fd/N" of a process that has it open.
-        writable: whether the container writes to it.
     """
 
+    number: int
     key: str
     opened_at: str
-    writable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Anatomy:
         rootfs: where the runtime has mounted its root file system.
         mounts: its mounts.
         stdio: the pipes to containerd's shim that its processes have open.
-        joined: the namespaces that it shares with its sandbox: kind to inode.
+        joined: namespaces that it shares with its sandbox, kind to file; they outlive it.
+        system_v: whether a process has System V shared memory attached.
         own_cgroup_namespace: whether it has one of its own.
         cgroup_paths: its cgroup in each hierarchy, controller ("" for v2) to path.
         terminal: whether it was started with a terminal.
@@ -70,7 +73,8 @@ class Anatomy:
     rootfs: str
     mounts: tuple[Mount, ...]
     stdio: tuple[Stdio, ...] = ()
-    joined: Mapping[str, int] = field(default_factory=dict)
+    joined: Mapping[str, str] = field(default_factory=dict)
+    system_v: bool = False
     own_cgroup_namespace: bool = False
     cgroup_paths: Mapping[str, str] = field(default_factory=dict)
     terminal: bool = False
@@ -86,14 +90,12 @@ class Launch:
     Attributes:
         kind: "DUMP" or "RESTORE", CRIU's own names.
         options: fields of CRIU's criu_opts, in Python's types.
-        join: namespace files to enter before CRIU is executed, in order.
-        inherited: image key of each descriptor passed, in order; the first is FIRST_PASSED_FD.
+        enter: files of namespaces to enter before CRIU is executed, in order.
     """
 
     kind: str
     options: Mapping[str, Any]
-    join: tuple[str, ...]
-    inherited: tuple[str, ...] = ()
+    enter: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +105,37 @@ class Sleeper:
     Attributes:
         container_id: the runtime's id.
         mounts: as they were at the dump.
-        inherited: keys of the pipes that the restore is given, in the order of the descriptors.
+        stdio: number and key of the pipes that its processes had open.
+        joined: the namespaces of its sandbox, kind to file.
+        system_v: whether a process had System V shared memory attached.
         lsm_profile: of its init.
     """
 
     container_id: str
     mounts: tuple[Mount, ...]
-    inherited: tuple[str, ...]
+    stdio: tuple[tuple[int, str], ...]
+    joined: Mapping[str, str]
+    system_v: bool = False
     lsm_profile: str = ""
 
     @classmethod
     def of(cls, anatomy: Anatomy) -> Sleeper:
         """What to keep of a container that is about to sleep."""
-        keys = tuple(one.key for one in anatomy.stdio)
-        return cls(anatomy.container_id, anatomy.mounts, keys, anatomy.lsm_profile)
+        return cls(
+            container_id=anatomy.container_id,
+            mounts=anatomy.mounts,
+            stdio=tuple((one.number, one.key) for one in anatomy.stdio),
+            joined=anatomy.joined,
+            system_v=anatomy.system_v,
+            lsm_profile=anatomy.lsm_profile,
+        )
+
+
+def _entered(subject: Anatomy | Sleeper) -> tuple[str, ...]:
+    kinds = [kind for kind in JOINED if kind in subject.joined]
+    if subject.system_v:
+        kinds.remove("ipc")
+    return tuple(subject.joined[kind] for kind in kinds)
 
 
 def _common(images_dir: str, log_file: str) -> dict[str, Any]:
@@ -142,7 +161,6 @@ def _common(images_dir: str, log_file: str) -> dict[str, Any]:
 def dump(
     anatomy: Anatomy,
     images_dir: str,
-    join: tuple[str, ...],
     purpose: Purpose,
     *,
     lazy: bool = False,
@@ -153,7 +171,6 @@ def dump(
     Args:
         anatomy: the container.
         images_dir: an existing empty directory.
-        join: the files of the sandbox's namespaces.
         purpose: whether the container goes on.
         lazy: leave private memory out; CRIU then waits for a page client.
         timeout_s: CRIU lets the tasks go again after so long.
@@ -166,18 +183,19 @@ def dump(
         # A connection in the middle of its handshake would fail the dump; its client tries again.
         "tcp_skip_in_flight": True,
         "ghost_limit": GHOST_LIMIT_BYTES,
+        # A deleted file that has another name gets a third one until the wake.
+        "link_remap": True,
         "timeout": timeout_s,
     }
     if lazy:
         options["lazy_pages"] = True
-    return Launch("DUMP", options, join)
+    return Launch("DUMP", options, _entered(anatomy))
 
 
 def restore(
     sleeper: Sleeper,
     images_dir: str,
     clone: str,
-    join: tuple[str, ...],
     *,
     lazy: bool = False,
 ) -> Launch:
@@ -187,7 +205,6 @@ def restore(
         sleeper: what was kept of it.
         images_dir: its images.
         clone: where the clone of its mount tree is mounted; its root is the container's.
-        join: the files of the sandbox's namespaces.
         lazy: memory is served by a pager listening in ``images_dir``.
     """
     options = _common(images_dir, "restore.log") | {
@@ -197,12 +214,13 @@ def restore(
         "evasive_devices": True,
         "rst_sibling": True,
         "inherit_fd": [
-            {"key": key, "fd": FIRST_PASSED_FD + index}
-            for index, key in enumerate(sleeper.inherited)
+            {"key": key, "fd": FIRST_STDIO_FD + number} for number, key in sleeper.stdio
         ],
     }
     if sleeper.lsm_profile:
         options["lsm_profile"] = f"apparmor:{sleeper.lsm_profile}"
     if lazy:
         options["lazy_pages"] = True
-    return Launch("RESTORE", options, join, sleeper.inherited)
+    if sleeper.system_v:
+        options["join_ns"] = [{"ns": "ipc", "ns_file": sleeper.joined["ipc"]}]
+    return Launch("RESTORE", options, _entered(sleeper))

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from shim.checkpoint import anatomy, cores, mount_clone, request, stats
+from shim.checkpoint import anatomy, cores, mount_clone, request, stats, system_v
 from shim.core import launch
 from shim.core.launch import Anatomy, Launch, Purpose, Sleeper
 
@@ -29,7 +29,7 @@ HIGH_FD = 200
 ASLEEP_DEADLINE_S = 60.0
 
 
-def ask_criu(what: Launch, join: list[int], passed: list[int]) -> tuple[request.Answer, float]:
+def ask_criu(what: Launch, enter: list[int], stdio: dict[int, int]) -> tuple[request.Answer, float]:
     """Starts CRIU as a child, as the monitor does; returns its answer and the milliseconds."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     libc = mount_clone._libc
@@ -37,13 +37,16 @@ def ask_criu(what: Launch, join: list[int], passed: list[int]) -> tuple[request.
     pid = os.fork()
     if pid == 0:
         try:
-            for namespace in join:
+            for namespace in enter:
                 if libc.setns(namespace, 0):
                     os._exit(120)
-            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH_FD) for fd in [theirs.fileno(), *passed]]
-            for index, fd in enumerate(high):
-                os.dup2(fd, 3 + index)
-            os.closerange(3 + len(high), 4096)
+            high = {3: fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD, HIGH_FD)}
+            for number, fd in stdio.items():
+                high[launch.FIRST_STDIO_FD + number] = fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH_FD)
+            os.closerange(3, HIGH_FD)
+            for number, fd in high.items():
+                os.dup2(fd, number)
+            os.closerange(HIGH_FD, 4096)
             os.execv("/usr/sbin/criu", ["criu", "swrk", "3"])
         finally:
             os._exit(121)
@@ -77,31 +80,35 @@ def sleep_and_wake(
     """One round; returns the new init's pid and the figures."""
     holder = os.getpid()
     mount_clone.create(seen.init_pid, holder, clone)
-    join = [os.open(path, os.O_RDONLY) for path in anatomy.sandbox_namespaces(seen)]
-    pipes = [
-        os.open(one.opened_at, os.O_WRONLY if one.writable else os.O_RDONLY) for one in seen.stdio
-    ]
+    down = launch.dump(seen, str(images), Purpose.SLEEP)
+    enter = [os.open(path, os.O_RDONLY) for path in down.enter]
+    pipes = {
+        one.number: os.open(one.opened_at, os.O_WRONLY if one.number else os.O_RDONLY)
+        for one in seen.stdio
+    }
     sleeper = Sleeper.of(seen)
     try:
         shutil.rmtree(images, ignore_errors=True)
         images.mkdir(mode=0o700, parents=True)
-        down, down_ms = ask_criu(launch.dump(seen, str(images), (), Purpose.SLEEP), join, [])
-        if not down.success:
+        answer, down_ms = ask_criu(down, enter, {})
+        if not answer.success:
             log = (images / "dump.log").read_text()
-            return 0, {"dump": dataclasses.asdict(down), "log": log}
+            return 0, {"dump": dataclasses.asdict(answer), "log": log}
         cores.make_calls_again(images)
+        if sleeper.system_v:
+            system_v.remove_all(sleeper.joined["ipc"])
         if asleep is not None:
             asleep.touch()
             gone(asleep)
-        up, up_ms = ask_criu(launch.restore(sleeper, str(images), str(clone), ()), join, pipes)
-        if not up.success:
+        answer, up_ms = ask_criu(launch.restore(sleeper, str(images), str(clone)), enter, pipes)
+        if not answer.success:
             log = (images / "restore.log").read_text()
-            return 0, {"restore": dataclasses.asdict(up), "log": log}
+            return 0, {"restore": dataclasses.asdict(answer), "log": log}
     finally:
         mount_clone.remove(holder, clone)
-        for fd in [*join, *pipes]:
+        for fd in [*enter, *pipes.values()]:
             os.close(fd)
-    return up.pid, {
+    return answer.pid, {
         "down_ms": down_ms,
         "up_ms": up_ms,
         "dump": dataclasses.asdict(stats.read_dump(images)),

@@ -37,9 +37,10 @@ def anatomy() -> Anatomy:
         rootfs="/bundle/rootfs",
         mounts=mounts.parse(MOUNTINFO),
         stdio=(
-            Stdio("pipe:[7]", "/proc/4711/fd/1", True),
-            Stdio("pipe:[8]", "/proc/4711/fd/2", True),
+            Stdio(1, "pipe:[7]", "/proc/4711/fd/1"),
+            Stdio(2, "pipe:[8]", "/proc/4711/fd/2"),
         ),
+        joined={"net": "/proc/9/ns/net", "ipc": "/proc/9/ns/ipc", "uts": "/proc/9/ns/uts"},
     )
 
 
@@ -75,7 +76,7 @@ def test_a_mount_point_used_twice_is_found() -> None:
 
 
 def test_a_dump_says_what_must_never_be_left_out() -> None:
-    what = launch.dump(anatomy(), "/images", ("/ns/net",), Purpose.SLEEP)
+    what = launch.dump(anatomy(), "/images", Purpose.SLEEP)
     sent = rpc.criu_req.FromString(request.encode(what))
     assert (sent.type, sent.opts.pid, sent.opts.images_dir_fd) == (rpc.DUMP, 4711, -1)
     assert sent.opts.network_lock == rpc.SKIP
@@ -83,22 +84,33 @@ def test_a_dump_says_what_must_never_be_left_out() -> None:
     assert sent.opts.tcp_established
     assert not sent.opts.freeze_cgroup
     assert not sent.opts.leave_running
-    assert what.join == ("/ns/net",)
+    assert what.enter == ("/proc/9/ns/net", "/proc/9/ns/ipc", "/proc/9/ns/uts")
 
 
 def test_a_copy_leaves_the_tasks_running() -> None:
-    what = launch.dump(anatomy(), "/images", (), Purpose.COPY)
+    what = launch.dump(anatomy(), "/images", Purpose.COPY)
     assert rpc.criu_req.FromString(request.encode(what)).opts.leave_running
 
 
 def test_a_restore_is_given_the_pipes_in_order() -> None:
-    what = launch.restore(Sleeper.of(anatomy()), "/images", "/clone", ())
+    what = launch.restore(Sleeper.of(anatomy()), "/images", "/clone")
     sent = rpc.criu_req.FromString(request.encode(what))
     assert sent.type == rpc.RESTORE
     assert sent.opts.rst_sibling
     assert sent.opts.root == "/clone"
-    assert [(one.key, one.fd) for one in sent.opts.inherit_fd] == [("pipe:[7]", 4), ("pipe:[8]", 5)]
-    assert what.inherited == ("pipe:[7]", "pipe:[8]")
+    assert [(one.key, one.fd) for one in sent.opts.inherit_fd] == [
+        ("pipe:[7]", 11),
+        ("pipe:[8]", 12),
+    ]
+
+
+def test_system_v_memory_keeps_its_namespace_out_of_what_criu_shares() -> None:
+    seen = replace(anatomy(), system_v=True)
+    assert "/proc/9/ns/ipc" not in launch.dump(seen, "/images", Purpose.SLEEP).enter
+    what = launch.restore(Sleeper.of(seen), "/images", "/clone")
+    sent = rpc.criu_req.FromString(request.encode(what))
+    assert "/proc/9/ns/ipc" not in what.enter
+    assert [(one.ns, one.ns_file) for one in sent.opts.join_ns] == [("ipc", "/proc/9/ns/ipc")]
 
 
 def test_answers_of_criu() -> None:
