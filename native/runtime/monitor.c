@@ -18,7 +18,7 @@
 #include "proc.h"
 
 #define LOG_LIMIT (64 << 10)
-#define POLLED    (PR_CONNECTIONS + PR_TRIGGERS + 3)
+#define POLLED    (PR_CONNECTIONS + PR_TRIGGERS + 4)
 
 void pr_monitor_log(struct pr_monitor *monitor, const char *format, ...)
 {
@@ -83,7 +83,7 @@ void pr_monitor_end(struct pr_monitor *monitor, int status)
 	pr_serve_event(monitor, &event, NULL);
 	pr_cgroups_thaw(&monitor->container); /* a frozen v1 task does not die */
 	end_child(monitor->criu);
-	end_child(monitor->pager);
+	end_child(monitor->pager.pid);
 	end_child(monitor->placeholder.pid);
 	pr_cgroups_restore_cpu(monitor->cpu_note);
 	if (monitor->images[0])
@@ -118,8 +118,8 @@ static void reap(struct pr_monitor *monitor)
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		if (pid == monitor->criu)
 			monitor->criu = 0;
-		else if (pid == monitor->pager)
-			monitor->pager = 0, pr_wake_pager_ended(monitor, exit_status(status));
+		else if (pid == monitor->pager.pid)
+			pr_pager_ended(monitor, exit_status(status));
 		else if (pid == monitor->placeholder.pid)
 			pr_sleep_placeholder_died(monitor);
 		else if (pid == monitor->init)
@@ -173,6 +173,7 @@ static void wait_once(struct pr_monitor *monitor)
 	bool changing = monitor->state == PR_CHECKPOINTING || monitor->state == PR_WAKING;
 	int rpc = changing ? monitor->operation.rpc : -1;
 	polled[count++] = (struct pollfd){.fd = rpc, .events = POLLIN};
+	polled[count++] = (struct pollfd){.fd = monitor->pager.socket, .events = POLLIN};
 	int armed = pr_wake_triggers(monitor, triggers), first = count;
 	for (int i = 0; i < armed; i++)
 		polled[count++] = (struct pollfd){.fd = triggers[i], .events = POLLIN};
@@ -189,6 +190,8 @@ static void wait_once(struct pr_monitor *monitor)
 	/* CRIU's answer before its end: an end without an answer is a failure. */
 	if (polled[2].revents)
 		pr_operation_readable(monitor);
+	if (polled[3].revents)
+		pr_pager_readable(monitor);
 	if (polled[0].revents)
 		reap(monitor);
 	for (int i = first; i < first + armed; i++) {

@@ -34,6 +34,24 @@ struct pr_armed {
 	bool fired;
 };
 
+#define PR_SPACES_MAX 128
+
+/* The pager of the last wake, and what its successor would need. */
+struct pr_pager {
+	pid_t pid;      /* 0 is none */
+	int socket;     /* where it tells what it does; -1 is none */
+	int connection; /* a duplicate of CRIU's connection to it; -1 is none */
+	int status;     /* of the last one, once it has ended */
+	int restarts;
+	char *argv;
+	size_t argv_bytes;
+	int held_count;
+	struct {
+		uint32_t space;
+		int fd;
+	} held[PR_SPACES_MAX];
+};
+
 struct pr_operation {
 	bool leave_running;
 	bool answered, success, failed_early;
@@ -65,8 +83,8 @@ struct pr_monitor {
 	uint64_t init_start;
 	int init_pidfd;
 	pid_t known_to_runc; /* what state.json names: the init, or the placeholder */
-	pid_t criu, pager;
-	int pager_status; /* of the last one, once it has ended */
+	pid_t criu;
+	struct pr_pager pager;
 	bool remove_images;
 	struct pr_placeholder placeholder;
 	struct pr_operation operation;
@@ -105,7 +123,19 @@ int32_t pr_wake_begin(struct pr_monitor *monitor, uint32_t cause, const char **w
 void pr_wake_advance(struct pr_monitor *monitor);
 /* The triggers of a sleeping container that has been armed; how many. */
 int pr_wake_triggers(const struct pr_monitor *monitor, int *fds);
-void pr_wake_pager_ended(struct pr_monitor *monitor, int status);
+/* The pager is ready for CRIU, which gets its request now. */
+void pr_wake_pager_listens(struct pr_monitor *monitor);
+/* All memory is in. */
+void pr_wake_filled(struct pr_monitor *monitor);
+/* Fail closed: what nobody may know of, or whose memory is wrong, must not run. */
+__attribute__((noreturn)) void pr_wake_lost(struct pr_monitor *monitor, const char *why);
+
+/* pager.c */
+int pr_pager_start(struct pr_monitor *monitor, const struct pr_view *argv, const int *given,
+		   int count);
+void pr_pager_readable(struct pr_monitor *monitor);
+void pr_pager_ended(struct pr_monitor *monitor, int status);
+void pr_pager_let_go(struct pr_pager *pager);
 
 /* operation.c: what sleep and wake have in common, CRIU's answers */
 void pr_operation_start(struct pr_monitor *monitor, uint32_t cause, int timeout_ms);

@@ -55,7 +55,7 @@ static void describe(const struct pr_monitor *monitor, struct pr_state_item *ite
 		.terminal = monitor->terminal,
 		.armed = monitor->armed.packet.at != NULL,
 		.leases = (uint32_t)pr_serve_leases(monitor),
-		.pager_pid = monitor->pager > 0 ? (uint32_t)monitor->pager : 0,
+		.pager_pid = (uint32_t)monitor->pager.pid,
 		.sequence = monitor->sequence,
 	};
 }

@@ -43,7 +43,7 @@ static const char *obstacle(struct pr_monitor *monitor, uint32_t flags, int32_t 
 		return "the last CRIU has not ended";
 	if (pr_serve_leases(monitor) > 0)
 		return "a verb of the container runtime is under way";
-	if (monitor->pager > 0)
+	if (monitor->pager.pid > 0)
 		return "the pager still fills the last wake's memory";
 	*status = PR_REFUSED;
 	if (flags & PR_FLAG_LEAVE_RUNNING)
@@ -86,7 +86,8 @@ static void drop_placeholder(struct pr_monitor *monitor)
 	monitor->placeholder = (struct pr_placeholder){0, -1};
 }
 
-static int start_criu(struct pr_monitor *monitor, const int *fds, int count)
+static int start_criu(struct pr_monitor *monitor, const int *fds, int count, const int *enter,
+		      int entered)
 {
 	char program[256];
 	char *argv[] = {(char[]){"criu"}, (char[]){"swrk"}, (char[]){"3"}, NULL};
@@ -102,7 +103,9 @@ static int start_criu(struct pr_monitor *monitor, const int *fds, int count)
 				 .log = monitor->log,
 				 .special = channel,
 				 .given = fds,
-				 .given_count = count};
+				 .given_count = count,
+				 .enter = enter,
+				 .enter_count = entered};
 	memcpy(spawn.stdio, monitor->stdio, sizeof spawn.stdio);
 	pid_t pid = pr_spawn_child(&spawn);
 	close(channel);
@@ -112,13 +115,14 @@ static int start_criu(struct pr_monitor *monitor, const int *fds, int count)
 	return 0;
 }
 
-static int pick_fds(const uint8_t *packet, size_t bytes, const int *fds, int count, int *picked)
+static int pick_fds(const uint8_t *packet, size_t bytes, uint16_t type, const int *fds, int count,
+		    int *picked, int room)
 {
 	struct pr_view item;
-	if (!pr_wire_find(packet, bytes, PR_ITEM_CRIU_FDS, &item))
+	if (!pr_wire_find(packet, bytes, type, &item))
 		return 0;
 	int amount = (int)(item.bytes / 4);
-	if (item.bytes % 4 || amount > PR_FDS_MAX - 5)
+	if (item.bytes % 4 || amount > room)
 		return -1;
 	for (int i = 0; i < amount; i++) {
 		uint32_t index;
@@ -152,14 +156,16 @@ int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t
 {
 	struct pr_view request, item;
 	int32_t status;
-	int picked[PR_FDS_MAX];
+	int picked[PR_FDS_MAX], enter[PR_ENTER_MAX];
 	uint32_t timeout_ms = PR_CRIU_TIMEOUT_MS;
 	*why = obstacle(monitor, flags, &status);
 	if (*why)
 		return status;
 	*why = "the request is not complete";
-	int given = pick_fds(packet, bytes, fds, count, picked);
-	if (given < 0 || !pr_wire_find(packet, bytes, PR_ITEM_REQUEST, &request))
+	int given = pick_fds(packet, bytes, PR_ITEM_CRIU_FDS, fds, count, picked, PR_CRIU_FDS_MAX);
+	int entered =
+		pick_fds(packet, bytes, PR_ITEM_CRIU_NAMESPACES, fds, count, enter, PR_ENTER_MAX);
+	if (given < 0 || entered < 0 || !pr_wire_find(packet, bytes, PR_ITEM_REQUEST, &request))
 		return PR_BAD_REQUEST;
 	uint64_t type = pr_criu_request_type(request.at, request.bytes);
 	bool leave = flags & PR_FLAG_LEAVE_RUNNING;
@@ -176,7 +182,7 @@ int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t
 	if (!leave && start_placeholder(monitor) < 0)
 		return PR_INTERNAL;
 	pr_cgroups_lift_cpu(&monitor->container, monitor->cpu_note);
-	int failed = start_criu(monitor, picked, given);
+	int failed = start_criu(monitor, picked, given, enter, entered);
 	if (failed) {
 		pr_monitor_log(monitor, "criu does not start: errno %d", -failed);
 		drop_placeholder(monitor);

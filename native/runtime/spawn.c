@@ -48,9 +48,12 @@ static bool enter_namespaces(const int *given, int count)
 
 void pr_spawn_become(const struct pr_spawn *spawn)
 {
+	for (int i = 0; i < spawn->enter_count; i++)
+		if (setns(spawn->enter[i], 0) < 0)
+			_exit(126);
 	int null = lift(open("/dev/null", O_RDWR | O_CLOEXEC));
 	int log = lift(spawn->log), special = lift(spawn->special);
-	int stdio[3], given[PR_FDS_MAX];
+	int stdio[3], given[PR_GIVEN_MAX];
 	for (int i = 0; i < 3; i++)
 		stdio[i] = lift(spawn->stdio[i]);
 	for (int i = 0; i < spawn->given_count; i++)
@@ -83,8 +86,9 @@ pid_t pr_spawn_child(const struct pr_spawn *spawn)
 		return -errno;
 	if (pid)
 		return pid;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
+	if (!spawn->outlives_us)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (!spawn->outlives_us && getppid() != parent)
 		_exit(127);
 	pr_spawn_become(spawn);
 }
@@ -98,7 +102,7 @@ static pid_t fork_sibling(void)
 
 struct order {
 	char program[256];
-	int has_log, has_special, has_stdio[3], given_count;
+	int has_log, has_special, has_stdio[3], given_count, enter_count;
 };
 
 static void carry_out(const struct order *order, const int *fds)
@@ -111,6 +115,8 @@ static void carry_out(const struct order *order, const int *fds)
 		spawn.stdio[i] = order->has_stdio[i] ? *fds++ : -1;
 	spawn.given = fds;
 	spawn.given_count = order->given_count;
+	spawn.enter = fds + order->given_count;
+	spawn.enter_count = order->enter_count;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	pr_spawn_become(&spawn);
 }
@@ -171,11 +177,11 @@ int pr_placeholder_start(struct pr_placeholder *placeholder, int cgroup_ns, bool
 
 pid_t pr_placeholder_spawn(const struct pr_placeholder *placeholder, const struct pr_spawn *spawn)
 {
-	struct order order = {.given_count = spawn->given_count};
+	struct order order = {.given_count = spawn->given_count, .enter_count = spawn->enter_count};
 	int fds[PR_FDS_MAX], count = 0, answer;
 	if (strlen(spawn->program) >= sizeof order.program)
 		return -ENAMETOOLONG;
-	if (spawn->given_count > PR_FDS_MAX - 5)
+	if (spawn->given_count + spawn->enter_count > PR_FDS_MAX - 5)
 		return -E2BIG;
 	strcpy(order.program, spawn->program);
 	if ((order.has_log = spawn->log >= 0))
@@ -187,6 +193,8 @@ pid_t pr_placeholder_spawn(const struct pr_placeholder *placeholder, const struc
 			fds[count++] = spawn->stdio[i];
 	for (int i = 0; i < spawn->given_count; i++)
 		fds[count++] = spawn->given[i];
+	for (int i = 0; i < spawn->enter_count; i++)
+		fds[count++] = spawn->enter[i];
 	int failed = pr_sock_send(placeholder->socket, &order, sizeof order, fds, count);
 	if (failed)
 		return failed;

@@ -7,9 +7,13 @@
 #include <sys/types.h>
 
 /* Where a started program finds its descriptors. */
-#define PR_FD_RPC   3  /* CRIU: its RPC; pager: the socket it is to accept on */
+#define PR_FD_RPC   3  /* CRIU: its RPC; pager: its channel to the monitor */
 #define PR_FD_STDIO 10 /* 10, 11, 12: the container's stdin, stdout, stderr */
 #define PR_FD_GIVEN 20 /* from here on those that came with the request */
+
+#define PR_GIVEN_MAX    160
+#define PR_ENTER_MAX    8
+#define PR_CRIU_FDS_MAX 16 /* with stdio, namespaces and the rest they fit into one message */
 
 struct pr_spawn {
 	const char *program;
@@ -19,6 +23,9 @@ struct pr_spawn {
 	int stdio[3]; /* -1 is none */
 	const int *given;
 	int given_count;
+	const int *enter; /* namespaces, entered in this order */
+	int enter_count;
+	bool outlives_us; /* else it is killed when this process dies */
 };
 
 /* In a fresh child: arranges the descriptors and becomes the program; exits 127 if it cannot. */

@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Owns the way from asleep to running: armed once, then without the service's help. */
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "criu_rpc.h"
@@ -19,8 +12,6 @@
 #include "release.h"
 #include "runc_state.h"
 #include "sock.h"
-
-#define PAGER_WORDS 32
 
 static bool find(const struct pr_armed *armed, uint16_t type, struct pr_view *item)
 {
@@ -69,7 +60,11 @@ static bool well_formed(const uint8_t *packet, size_t bytes, const int *fds, int
 			break;
 		case PR_ITEM_CRIU_FDS:
 		case PR_ITEM_PAGER_FDS:
-			if (resolve(&item, fds, count, out, PR_FDS_MAX - 5) < 0)
+			if (resolve(&item, fds, count, out, PR_CRIU_FDS_MAX) < 0)
+				return false;
+			break;
+		case PR_ITEM_CRIU_NAMESPACES:
+			if (resolve(&item, fds, count, out, PR_ENTER_MAX) < 0)
 				return false;
 			break;
 		case PR_ITEM_MAP:
@@ -126,57 +121,14 @@ int pr_wake_triggers(const struct pr_monitor *monitor, int *fds)
 	return resolve_armed(&monitor->armed, PR_ITEM_TRIGGERS, fds, PR_TRIGGERS);
 }
 
-/* The pager's listening socket is made here: CRIU may connect before the pager has begun. */
-static int pager_socket(const struct pr_armed *armed)
-{
-	struct pr_view item;
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	if (!find(armed, PR_ITEM_PAGER_SOCKET, &item))
-		return -1;
-	if (!pr_wire_text(&item, address.sun_path, sizeof address.sun_path))
-		return -ENAMETOOLONG;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	unlink(address.sun_path);
-	if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0)
-		return fd;
-	int failed = -errno;
-	close(fd);
-	return failed;
-}
-
 static int start_pager(struct pr_monitor *monitor)
 {
 	struct pr_view item;
-	char *argv[PAGER_WORDS + 1];
-	int given[PR_FDS_MAX], words = 0;
+	int given[PR_FDS_MAX];
 	if (!find(&monitor->armed, PR_ITEM_PAGER_ARGV, &item))
 		return 0;
-	for (size_t at = 0; at < item.bytes && words < PAGER_WORDS;) {
-		argv[words++] = (char *)(uintptr_t)(item.at + at);
-		at += strlen((const char *)item.at + at) + 1;
-	}
-	argv[words] = NULL;
 	int count = resolve_armed(&monitor->armed, PR_ITEM_PAGER_FDS, given, PR_FDS_MAX);
-	int socket = pager_socket(&monitor->armed);
-	if (socket < -1)
-		return socket;
-	struct pr_spawn spawn = {.program = argv[0],
-				 .argv = argv,
-				 .log = monitor->log,
-				 .special = socket,
-				 .stdio = {-1, -1, -1},
-				 .given = given,
-				 .given_count = count};
-	pid_t pid = pr_spawn_child(&spawn);
-	if (socket >= 0)
-		close(socket);
-	if (pid < 0)
-		return pid;
-	monitor->pager = pid;
-	monitor->pager_status = 0;
-	return 0;
+	return pr_pager_start(monitor, &item, given, count);
 }
 
 static int start_criu(struct pr_monitor *monitor)
@@ -187,7 +139,9 @@ static int start_criu(struct pr_monitor *monitor)
 		strcpy(program, monitor->settings.criu);
 	else if (!pr_find_program("criu", program, sizeof program))
 		return -ENOENT;
+	int enter[PR_ENTER_MAX];
 	int count = resolve_armed(&monitor->armed, PR_ITEM_CRIU_FDS, given, PR_FDS_MAX);
+	int entered = resolve_armed(&monitor->armed, PR_ITEM_CRIU_NAMESPACES, enter, PR_ENTER_MAX);
 	int channel = pr_operation_channel(monitor);
 	if (channel < 0)
 		return channel;
@@ -195,7 +149,9 @@ static int start_criu(struct pr_monitor *monitor)
 				 .log = monitor->log,
 				 .special = channel,
 				 .given = given,
-				 .given_count = count};
+				 .given_count = count,
+				 .enter = enter,
+				 .enter_count = entered};
 	memcpy(spawn.stdio, monitor->stdio, sizeof spawn.stdio);
 	pid_t pid = pr_placeholder_spawn(&monitor->placeholder, &spawn);
 	close(channel);
@@ -225,7 +181,8 @@ int32_t pr_wake_begin(struct pr_monitor *monitor, uint32_t cause, const char **w
 	int failed = start_pager(monitor);
 	if (!failed)
 		failed = start_criu(monitor);
-	if (!failed)
+	/* With a pager the request waits until that listens; CRIU starts meanwhile. */
+	if (!failed && monitor->pager.pid <= 0)
 		failed = pr_operation_send(monitor, &request);
 	if (failed) {
 		monitor->operation.failed_early = true;
@@ -233,6 +190,17 @@ int32_t pr_wake_begin(struct pr_monitor *monitor, uint32_t cause, const char **w
 				  -failed);
 	}
 	return PR_OK;
+}
+
+void pr_wake_pager_listens(struct pr_monitor *monitor)
+{
+	struct pr_view request;
+	if (monitor->state != PR_WAKING || monitor->operation.answered)
+		return;
+	if (find(&monitor->armed, PR_ITEM_REQUEST, &request) &&
+	    !pr_operation_send(monitor, &request))
+		return;
+	pr_operation_abort(monitor, "it does not take its request");
 }
 
 static void run_release(struct pr_monitor *monitor)
@@ -264,8 +232,7 @@ static int keep_state_true(struct pr_monitor *monitor)
 	return pr_runc_state_rewrite(monitor->runc_state, monitor->known_to_runc, &init);
 }
 
-/* Fail closed: what nobody may know of must not run. */
-static void kill_restored(struct pr_monitor *monitor, const char *why)
+void pr_wake_lost(struct pr_monitor *monitor, const char *why)
 {
 	pr_monitor_log(monitor, "the container is killed: %s", why);
 	pr_cgroups_kill(&monitor->container);
@@ -282,14 +249,14 @@ static void on_restored(struct pr_monitor *monitor)
 		return;
 	if (pr_monitor_set_init(monitor, monitor->init) < 0 ||
 	    pr_proc_read(monitor->init, &proc) < 0 || proc.parent != getpid())
-		kill_restored(monitor, "the restored init is not a child of its monitor");
+		pr_wake_lost(monitor, "the restored init is not a child of its monitor");
 }
 
 static void settle(struct pr_monitor *monitor)
 {
 	int failed = keep_state_true(monitor);
 	if (failed)
-		kill_restored(monitor, "runc's state cannot be kept true");
+		pr_wake_lost(monitor, "runc's state cannot be kept true");
 	monitor->known_to_runc = monitor->init;
 	kill(monitor->placeholder.pid, SIGKILL);
 	close(monitor->placeholder.socket);
@@ -297,8 +264,8 @@ static void settle(struct pr_monitor *monitor)
 	monitor->wakes++;
 	pr_wake_disarm(monitor);
 	pr_operation_finish(monitor, PR_RUNNING, PR_OK);
-	if (monitor->pager <= 0)
-		pr_wake_pager_ended(monitor, monitor->pager_status);
+	if (monitor->pager.pid <= 0)
+		pr_wake_filled(monitor);
 }
 
 static bool kill_other(pid_t pid, void *context)
@@ -313,8 +280,8 @@ static bool kill_other(pid_t pid, void *context)
 static void give_up(struct pr_monitor *monitor)
 {
 	pr_cgroups_each(&monitor->container, kill_other, &monitor->placeholder.pid);
-	if (monitor->pager > 0)
-		kill(monitor->pager, SIGKILL);
+	if (monitor->pager.pid > 0)
+		kill(monitor->pager.pid, SIGKILL);
 	monitor->init = 0;
 	pr_operation_finish(monitor, PR_ASLEEP, PR_CRIU_FAILED);
 }
@@ -338,15 +305,11 @@ void pr_wake_advance(struct pr_monitor *monitor)
 		settle(monitor);
 }
 
-void pr_wake_pager_ended(struct pr_monitor *monitor, int status)
+void pr_wake_filled(struct pr_monitor *monitor)
 {
-	monitor->pager_status = status;
 	if (monitor->state != PR_RUNNING)
-		return; /* judged when the wake has ended */
-	if (status) {
-		pr_monitor_log(monitor, "the pager ended with %d before all memory was in", status);
-		kill_restored(monitor, "its memory is incomplete");
-	}
+		return; /* CRIU may still read the images */
+	pr_pager_let_go(&monitor->pager);
 	if (!monitor->remove_images || !monitor->images[0])
 		return;
 	int failed = pr_remove_tree(monitor->images);

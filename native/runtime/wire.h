@@ -38,8 +38,7 @@ enum pr_verb {
 	PR_DELETE = 9,
 	PR_SUBSCRIBE = 10,
 	PR_EVENT = 11,
-	PR_KEEP = 12,
-	PR_KEPT = 13,
+
 };
 
 enum pr_flag {
@@ -87,7 +86,7 @@ enum pr_item {
 	PR_ITEM_REQUEST = 3,
 	PR_ITEM_IMAGES = 4,
 	PR_ITEM_PAGER_ARGV = 5,
-	PR_ITEM_PAGER_SOCKET = 6,
+	PR_ITEM_CRIU_NAMESPACES = 6,
 	PR_ITEM_TRIGGERS = 7,
 	PR_ITEM_CRIU_FDS = 8,
 	PR_ITEM_PAGER_FDS = 9,
