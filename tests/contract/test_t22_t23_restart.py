@@ -354,3 +354,18 @@ async def test_t23_killed_while_a_predecessor_lingers(own_rig: Rig) -> None:
     async with connect(shim.socket) as channel:
         assert (await unary(channel, VERSION)).code is OK
     assert [p.pid for p in shim.processes()] == [newest]
+
+
+async def test_t23_successor_dies_and_nobody_follows(own_rig: Rig) -> None:
+    """T23: the new process dies before anybody else knew of it: the old one ends, too, so that who
+    watches over it acts; it does not linger beside a dead socket."""
+    shim, fake = own_rig.shim, own_rig.fake
+    fake.on(IMAGE + "PullImage", Hang())
+    pull = asyncio.create_task(unary(own_rig.through, IMAGE + "PullImage"))
+    await until(lambda: fake.of(IMAGE + "PullImage"), what="the pull begins")
+    old = await shim.serving()
+    new = await shim.handover()
+    os.kill(new, signal.SIGKILL)
+    await until(lambda: not shim.is_alive(old), what="the old process ends", within_s=20)
+    assert (await pull).code is grpc.StatusCode.UNAVAILABLE
+    assert "nobody serves the socket" in shim.log_path.read_text()
