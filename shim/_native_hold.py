@@ -184,7 +184,7 @@ def install(pin_dir: Path, settings: Settings, addresses: Iterable[Address]) -> 
 
 
 def uninstall(pin_dir: Path) -> None:
-    """Detaches and unpins what is in a directory, and removes it; nothing if there is none.
+    """Detaches and unpins what is in a directory, which stays; nothing if there is none.
 
     Raises:
         NativeError: something cannot be unpinned.

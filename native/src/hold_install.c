@@ -345,15 +345,10 @@ static int unlink_pins(const char *pin_dir, struct pf_error *err)
 
 int pf_hold_uninstall(const char *pin_dir, struct pf_error *err)
 {
-	int code;
-
 	if (access(pin_dir, F_OK) < 0 && errno == ENOENT)
 		return 0;
 	detach(pin_dir);
-	code = unlink_pins(pin_dir, err);
-	if (code == 0 && rmdir(pin_dir) < 0 && errno != ENOENT)
-		return pf_fail_errno(err, "cannot remove %s", pin_dir);
-	return code;
+	return unlink_pins(pin_dir, err);
 }
 
 static int make_parents(const char *path, struct pf_error *err)

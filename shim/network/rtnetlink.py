@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import struct
 
-RTM_NEWNEIGH, RTM_NEWQDISC = 28, 36
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_NEWQDISC, RTM_SETNEIGHTBL = 28, 29, 36, 67
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
 
+_AF_INET = 2
 _NTF_USE = 0x01
 _NDA_DST = 1
+_NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_MCAST_PROBES = 1, 6, 1, 11
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TC_H_ROOT = 0xFFFFFFFF
 _TBF_HANDLE = 0x10000
@@ -67,9 +69,30 @@ def tbf(
 
 
 def resolve(ifindex: int, ipv4: bytes) -> bytes:
-    """The message that has the kernel ask for an IPv4 neighbour: a frame leaves the device."""
-    header = struct.pack("=BxxxiHBB", 2, ifindex, 0, _NTF_USE, 0)
-    return _message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, header + _attribute(_NDA_DST, ipv4))
+    """The message that has the kernel ask for an IPv4 neighbour: a frame leaves the device.
+
+    Nothing leaves it while the kernel still waits for the answer to an earlier one; see `forget`.
+    """
+    return _message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, _neighbour(ifindex, ipv4, _NTF_USE))
+
+
+def forget(ifindex: int, ipv4: bytes) -> bytes:
+    """The message that deletes a neighbour; the kernel answers ENOENT if it knows none."""
+    return _message(RTM_DELNEIGH, 0, _neighbour(ifindex, ipv4, 0))
+
+
+def ask_once(ifindex: int) -> bytes:
+    """The message that has the kernel ask for each IPv4 neighbour of a device but once."""
+    parameters = _attribute(_NDTPA_IFINDEX, struct.pack("=I", ifindex))
+    parameters += _attribute(_NDTPA_MCAST_PROBES, struct.pack("=I", 1))
+    body = struct.pack("=Bxxx", _AF_INET)
+    body += _attribute(_NDTA_NAME, b"arp_cache\0") + _attribute(_NDTA_PARMS, parameters)
+    return _message(RTM_SETNEIGHTBL, 0, body)
+
+
+def _neighbour(ifindex: int, ipv4: bytes, flags: int) -> bytes:
+    header = struct.pack("=BxxxiHBB", _AF_INET, ifindex, 0, flags, 0)
+    return header + _attribute(_NDA_DST, ipv4)
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

@@ -79,7 +79,7 @@ int pf_hold_install(const char *pin_dir, const struct pf_hold_settings *settings
 		    const uint8_t *addresses, size_t address_count, char *verifier_log,
 		    size_t verifier_log_bytes, struct pf_error *err);
 
-/* Detaches and unpins all that is in PIN_DIR, and the directory; 0 if there is none. */
+/* Detaches and unpins all that is in PIN_DIR, which stays; 0 if there is no such directory. */
 int pf_hold_uninstall(const char *pin_dir, struct pf_error *err);
 
 /* Opens an installed hold; -ENOENT where a pin is missing. */

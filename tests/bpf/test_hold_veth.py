@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hold on a real veth: real sockets of a client and a pod that speak while it is held."""
+
+from __future__ import annotations
+
+import hashlib
+import select
+import socket
+import statistics
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from shim._native_hold import Cause, Flag, Phase
+from shim.network.hold import Hold
+from tests.bpf.hold_net import PATIENCE_S, Net, bpf_root, inside, ip, net, until
+
+pytestmark = pytest.mark.root
+
+FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
+TCP_INFO_TOTAL_RETRANS_AT = 100  # struct tcp_info, tcpi_total_retrans
+HELD_S = 0.5
+DATAGRAMS = 5000
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[tuple[Net, Path]]:
+    with net() as made, bpf_root(tmp_path / "bpf") as root:
+        yield made, root
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def hold(world: tuple[Net, Path], request: pytest.FixtureRequest) -> Iterator[Hold]:
+    made, root = world
+    clsact = request.param == "clsact"
+    with Hold.create("pod-1", made.netns_path, made.addresses, root=root, clsact=clsact) as created:
+        # tcx may be absent, and is then done without.
+        assert clsact <= bool(created.settings.flags & Flag.CLSACT)
+        try:
+            yield created
+        finally:
+            created.remove()
+            assert Hold.find_all(root) == []
+
+
+@pytest.fixture
+def pods(world: tuple[Net, Path]) -> Net:
+    return world[0]
+
+
+def readable(hold: Hold, timeout_s: float) -> bool:
+    poller = select.poll()
+    poller.register(hold.event_fd, select.POLLIN)
+    return bool(poller.poll(timeout_s * 1000))
+
+
+def retransmissions(connected: socket.socket) -> int:
+    info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int(struct.unpack_from("=I", info, TCP_INFO_TOTAL_RETRANS_AT)[0])
+
+
+def exchange(sender: socket.socket, receiver: socket.socket, data: bytes) -> None:
+    """Sends from another thread, and requires every byte at the other end."""
+    thread = threading.Thread(target=sender.sendall, args=(data,))
+    thread.start()
+    received = bytearray()
+    while len(received) < len(data) and (piece := receiver.recv(1 << 20)):
+        received += piece
+    thread.join()
+    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+
+
+@FAMILIES
+def test_a_syn_is_held_and_then_answered_without_another(
+    hold: Hold, pods: Net, family: int
+) -> None:
+    with (
+        pods.pod_socket(family, socket.SOCK_STREAM) as listener,
+        pods.client_socket(family, socket.SOCK_STREAM) as client,
+    ):
+        listener.setblocking(False)
+        hold.arm()
+        assert not readable(hold, 0)
+        client.setblocking(False)
+        assert client.connect_ex(listener.getsockname()[:2]) != 0
+        assert readable(hold, PATIENCE_S)
+        event = hold.take_event()
+        assert event is not None
+        assert event.cause is Cause.TCP_SYN
+        assert str(event.source) == pods.client(family)
+        assert str(event.destination) == pods.pod(family)
+        assert event.destination_port == listener.getsockname()[1]
+        assert event.time_ns <= time.monotonic_ns()
+        assert not readable(hold, HELD_S)  # one event is enough, and the SYN stays here
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        hold.release()
+        listener.settimeout(PATIENCE_S)
+        accepted, _ = listener.accept()
+        client.settimeout(PATIENCE_S)
+        with accepted:
+            exchange(client, accepted, b"question" * 1000)
+            exchange(accepted, client, b"answer" * 1000)
+        assert retransmissions(client) == 0
+
+
+@FAMILIES
+def test_data_of_a_connection_waits_and_arrives(hold: Hold, pods: Net, family: int) -> None:
+    client, server = pods.connection(family)
+    with client, server:
+        exchange(client, server, b"before")
+        hold.arm()
+        client.sendall(b"asleep?")
+        assert readable(hold, PATIENCE_S)
+        event = hold.take_event()
+        assert event is not None
+        assert event.cause is Cause.TCP_DATA
+        server.settimeout(HELD_S)
+        with pytest.raises(TimeoutError):
+            server.recv(1)
+        hold.release()
+        server.settimeout(PATIENCE_S)
+        assert server.recv(100) == b"asleep?"
+        exchange(server, client, b"awake" * 1000)
+        client.shutdown(socket.SHUT_WR)
+        assert server.recv(1) == b""
+
+
+@FAMILIES
+def test_thousands_of_datagrams_arrive_in_order(hold: Hold, pods: Net, family: int) -> None:
+    with (
+        pods.pod_socket(family, socket.SOCK_DGRAM) as server,
+        pods.client_socket(family, socket.SOCK_DGRAM) as client,
+    ):
+        hold.arm()
+        for number in range(DATAGRAMS):
+            client.sendto(struct.pack("!I", number) + bytes(96), server.getsockname()[:2])
+        until(lambda: hold.counters.held_packets == DATAGRAMS, "all are held")
+        event = hold.take_event()
+        assert event is not None
+        assert event.cause is Cause.UDP
+        server.settimeout(HELD_S)
+        with pytest.raises(TimeoutError):
+            server.recv(1)
+        hold.release()
+        server.settimeout(PATIENCE_S)
+        seen = [struct.unpack_from("!I", server.recv(200))[0] for _ in range(DATAGRAMS)]
+        assert seen == list(range(DATAGRAMS))
+        assert hold.counters.lost_packets == 0
+
+
+def test_later_datagrams_do_not_overtake_and_then_pass_directly(hold: Hold, pods: Net) -> None:
+    family = socket.AF_INET
+    with (
+        pods.pod_socket(family, socket.SOCK_DGRAM) as server,
+        pods.client_socket(family, socket.SOCK_DGRAM) as client,
+    ):
+        address = server.getsockname()[:2]
+        hold.arm()
+        for number in range(1000):
+            client.sendto(struct.pack("!I", number), address)
+        hold.release()
+        for number in range(1000, 2000):
+            client.sendto(struct.pack("!I", number), address)
+        seen = [struct.unpack("!I", server.recv(200))[0] for _ in range(2000)]
+        assert seen == list(range(2000))
+
+        def passes() -> bool:
+            client.sendto(bytes(4), address)
+            server.recv(200)
+            return hold.phase is Phase.PASS
+
+        until(passes, "packets pass directly")
+        before = hold.counters.in_packets
+        client.sendto(bytes(4), address)
+        server.recv(200)
+        assert hold.counters.in_packets == before
+
+
+@FAMILIES
+def test_large_segments_survive_the_plug(hold: Hold, pods: Net, family: int) -> None:
+    """What a local stack sends has no checksum yet, and is larger than any packet on a wire."""
+    client, server = pods.connection(family)
+    before = pods.pod_counter("Tcp", "InCsumErrors")
+    data = bytes(range(256)) * (1 << 13)
+    largest = 0
+    with client, server:
+        for _ in range(6):
+            hold.arm()
+            thread = threading.Thread(target=client.sendall, args=(data,))
+            thread.start()
+            assert readable(hold, PATIENCE_S)
+            counters = hold.counters
+            hold.release()
+            received = bytearray()
+            while len(received) < len(data) and (piece := server.recv(1 << 20)):
+                received += piece
+            thread.join()
+            assert received == data
+            counters = hold.counters
+            assert counters.lost_packets == 0
+            assert counters.looped == 0
+            largest = max(largest, counters.out_bytes - counters.out_packets)
+        assert pods.pod_counter("Tcp", "InCsumErrors") == before
+    assert largest > len(data) // 4  # it did go through the plug
+
+
+def test_what_the_pods_kernel_says_in_its_sleep_stays_inside(hold: Hold, pods: Net) -> None:
+    client, server = pods.connection(socket.AF_INET)
+    with client, server, pods.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        hold.arm()
+        # A closed socket with a linger of 0 is a reset.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        server.close()
+        until(lambda: hold.counters.shielded_resets == 1, "the reset is dropped")
+        datagrams.settimeout(PATIENCE_S)
+        datagrams.connect((pods.pod4, 9))  # nobody is there
+        datagrams.send(b"x")
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        hold.release()
+        # Awake, its kernel may speak: the datagram has no socket.
+        with pytest.raises(ConnectionRefusedError):
+            datagrams.recv(1)
+        assert hold.counters.shielded_packets >= 1
+
+
+def test_keepalives_and_resets_do_not_wake(hold: Hold, pods: Net) -> None:
+    client, server = pods.connection(socket.AF_INET)
+    with client, server:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+        hold.arm()
+        until(lambda: hold.counters.in_packets >= 1, "a keepalive is held")
+        held = hold.counters.in_packets
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        client.close()
+        until(lambda: hold.counters.in_packets > held, "the reset is held")
+        assert not readable(hold, 0)
+        hold.release()
+        with pytest.raises(ConnectionResetError):
+            server.recv(1)
+
+
+@FAMILIES
+def test_neighbours_are_answered_in_the_sleep(hold: Hold, pods: Net, family: int) -> None:
+    with (
+        pods.pod_socket(family, socket.SOCK_DGRAM) as server,
+        pods.client_socket(family, socket.SOCK_DGRAM) as client,
+    ):
+        hold.arm()
+        ip("-n", pods.client_netns, "neighbour", "flush", "dev", "eth0")
+        client.sendto(b"who has you?", server.getsockname()[:2])
+        # The datagram left, so its neighbour was found.
+        assert readable(hold, PATIENCE_S)
+        hold.release()
+        assert server.recv(100) == b"who has you?"
+
+
+def test_echo_requests_wake_only_where_that_is_wanted(world: tuple[Net, Path]) -> None:
+    made, root = world
+    for wanted in (True, False):
+        with (
+            Hold.create(
+                "icmp", made.netns_path, made.addresses, root=root, wake_on_icmp=wanted
+            ) as hold,
+            made.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        ):
+            hold.arm()
+            _echo_request(made)
+            until(lambda hold=hold: hold.counters.in_packets == 1, "the echo request is held")
+            assert readable(hold, 0) is wanted
+            client.sendto(b"x", (made.pod4, 9))
+            assert readable(hold, PATIENCE_S)
+            hold.remove()
+
+
+def _echo_request(made: Net) -> None:
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+            raw.sendto(struct.pack("!BBHHH", 8, 0, 0xF7FF, 0, 0), (made.pod4, 0))
+
+    inside(made.client_netns, send)
+
+
+def test_over_the_bound_the_oldest_stay_and_the_rest_is_counted(world: tuple[Net, Path]) -> None:
+    made, root = world
+    with (
+        Hold.create("bound", made.netns_path, made.addresses, root=root, max_packets=100) as hold,
+        made.pod_socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        made.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        hold.arm()
+        for number in range(150):
+            client.sendto(struct.pack("!I", number), server.getsockname())
+        until(lambda: hold.counters.over_packets == 50, "the bound is met")
+        assert hold.counters.held_packets == 100
+        hold.release()
+        seen = [struct.unpack("!I", server.recv(200))[0] for _ in range(100)]
+        assert seen == list(range(100))
+        assert hold.counters.lost_packets == 50
+        hold.remove()
+
+
+def test_a_shared_device_is_held_for_the_pods_addresses_alone(world: tuple[Net, Path]) -> None:
+    made, root = world
+    other4 = str(ip_address(made.pod4) + 10)
+    ip("-n", made.pod_netns, "address", "add", f"{other4}/24", "dev", "eth0")
+    with (
+        Hold.create(
+            "shared",
+            made.netns_path,
+            [ip_address(made.pod4)],
+            root=root,
+            device=made.pod_link,
+        ) as hold,
+        made.pod_socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        made.socket_of(made.pod_netns, socket.AF_INET, socket.SOCK_DGRAM) as other,
+        made.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        other.bind((other4, 0))
+        hold.arm()
+        for number in range(500):
+            client.sendto(struct.pack("!I", number), server.getsockname())
+        client.sendto(b"other", other.getsockname())
+        data, sender = other.recvfrom(100)
+        assert data == b"other"
+        other.sendto(b"answer", sender)
+        assert client.recv(100) == b"answer"
+        hold.release()
+        seen = [struct.unpack("!I", server.recv(200))[0] for _ in range(500)]
+        assert seen == list(range(500))
+        hold.remove()
+
+
+def test_many_sleeps_in_a_row_and_how_long_a_release_takes(
+    hold: Hold, pods: Net, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first_us: list[float] = []
+    with (
+        pods.pod_socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        pods.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        for number in range(50):
+            hold.arm()
+            client.sendto(struct.pack("!I", number), server.getsockname())
+            assert readable(hold, PATIENCE_S)
+            started_ns = time.monotonic_ns()
+            hold.release()
+            assert struct.unpack("!I", server.recv(100)) == (number,)
+            first_us.append((hold.counters.first_out_ns - started_ns) / 1000)
+    first_us.sort()
+    with capsys.disabled():
+        print(
+            f"\nrelease to first packet, us: median {statistics.median(first_us):.0f}, "
+            f"p90 {first_us[45]:.0f}, max {first_us[-1]:.0f}"
+        )
