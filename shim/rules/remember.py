@@ -10,12 +10,13 @@ failure: the call passes, and the registry is rebuilt from the runtime's lists.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from shim.core.methods import RUNTIME, short
 from shim.core.policy import read_annotations
 from shim.core.registry import Container, Registry, Sandbox, Subject
 from shim.core.rules import PASS, BaseRule, Call, Message, Refuse, ReplyVerdict, RequestVerdict
-from shim.errors import InvalidAnnotation
+from shim.errors import Code, InvalidAnnotation
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +25,18 @@ _BY_CONTAINER = (
 )
 _BY_SANDBOX = "StopPodSandbox RemovePodSandbox CreateContainer PortForward"
 
+_MAKES_OR_REMOVES = frozenset(
+    {"RunPodSandbox", "RemovePodSandbox", "CreateContainer", "RemoveContainer"}
+)
+_UNDECIDED = frozenset({Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE})
+
 
 class Remember(BaseRule):
     """The rule that keeps the registry.
 
     Args:
         registry: what it keeps.
+        on_doubt: called when a call has ended so that the runtime may or may not have done it.
     """
 
     name = "remember"
@@ -37,8 +44,9 @@ class Remember(BaseRule):
         RUNTIME + name for name in f"RunPodSandbox {_BY_SANDBOX} {_BY_CONTAINER}".split()
     )
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, on_doubt: Callable[[], None] = lambda: None) -> None:
         self._registry = registry
+        self._on_doubt = on_doubt
 
     def on_request(self, call: Call) -> RequestVerdict:
         """Finds the subject of a call; refuses a new pod whose annotations are malformed."""
@@ -86,6 +94,11 @@ class Remember(BaseRule):
         elif name == "RemovePodSandbox":
             self._registry.forget_sandbox(call.request.pod_sandbox_id)
         return PASS
+
+    def on_error(self, call: Call, code: int) -> None:
+        """Asks for a rebuild where the caller went away before the runtime has said what it did."""
+        if code in _UNDECIDED and short(call.method) in _MAKES_OR_REMOVES:
+            self._on_doubt()
 
 
 def _sandbox(sandbox_id: str, request: Message) -> Sandbox:

@@ -32,13 +32,15 @@ from shim.server.notify import notify, watchdog_interval_s
 from shim.server.options import channel_options, server_options
 from shim.server.passthrough import Passthrough
 from shim.server.predecessor import Predecessor, control_path
-from shim.server.sockets import ONLY_US, PublicSocket, ownership_of
+from shim.server.sockets import ONLY_US, Listener, PublicSocket, ownership_of, probe
 from shim.server.successor import Successor, own_command
 from shim.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 SELF_CHECK_S = 0.5
+ORPHANED_S = 3.0
+"""How long a process that was replaced bears that nobody serves; a restart takes under one."""
 TAKEOVER_RECALL_S = 5.0
 METRICS_ADDRESS_TRIES = 50
 METRICS_RETRY_S = 0.2
@@ -66,7 +68,7 @@ class Service:
         book = RuleBook(
             [
                 Settle(self.registry, self.recollection),
-                Remember(self.registry),
+                Remember(self.registry, self.recollection.doubt),
                 self.hold_rule,
             ]
         )
@@ -245,10 +247,19 @@ class Service:
         await asyncio.to_thread(self.metrics.close)
         # Every client of ours has been told to reconnect after one connection age, give or take a
         # tenth (gRPC A9), and thereby reaches the successor.
-        await asyncio.sleep(self.settings.cri.connection_age_s * 1.1 + 1.0)
-        give_up_s = asyncio.get_running_loop().time() + self.settings.service.linger_calls_s
-        while self.ledger.finite_in_flight() and asyncio.get_running_loop().time() < give_up_s:
+        now_s = asyncio.get_running_loop().time
+        reached_s = now_s() + self.settings.cri.connection_age_s * 1.1 + 1.0
+        give_up_s = reached_s + self.settings.service.linger_calls_s
+        served_s = now_s()
+        while now_s() < reached_s or (self.ledger.finite_in_flight() and now_s() < give_up_s):
             await asyncio.sleep(SELF_CHECK_S)
+            if (await asyncio.to_thread(probe, self._cri_socket.public))[0] is Listener.ALIVE:
+                served_s = now_s()
+            elif now_s() > served_s + ORPHANED_S:
+                # The successor is gone, and systemd, had it known of it, would have started another
+                # long ago: so systemd takes this process for the service, and acts when it ends.
+                logger.warning("nobody serves the socket, so this process ends now")
+                break
         logger.info("retired calls_cut=%d", len(self.ledger.in_flight))
         self._stop.set()
 

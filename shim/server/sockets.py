@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shim.errors import InvalidInput, SocketInUse
+from shim.errors import InvalidInput, Refused, SocketInUse
 
 LONGEST_PATH_BYTES = 107
 """sun_path of unix(7) without its terminating zero byte."""
@@ -100,10 +100,21 @@ class PublicSocket:
         return f"unix:{self._private}"
 
     def prepare(self) -> None:
-        """Makes the directories and removes what dead processes left in the private one."""
-        self.public.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._directory.mkdir(mode=0o700, exist_ok=True)
-        self._directory.chmod(0o700)
+        """Makes the directories and removes what dead processes left in the private one.
+
+        Raises:
+            Refused: the directories cannot be made here.
+        """
+        try:
+            self.public.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            self._directory.chmod(0o700)
+        except OSError as error:
+            raise Refused(
+                f"cannot make the socket's directories: {error.strerror}",
+                where=str(error.filename or self._directory),
+                remedy="run the service as root, or set cri.listen and service.run_dir elsewhere",
+            ) from error
         for left in self._directory.glob(f"{self.public.name}.*"):
             if probe(left)[0] is Listener.STALE and left.suffix != ".lock":
                 left.unlink(missing_ok=True)

@@ -369,3 +369,5 @@ async def test_t23_successor_dies_and_nobody_follows(own_rig: Rig) -> None:
     await until(lambda: not shim.is_alive(old), what="the old process ends", within_s=20)
     assert (await pull).code is grpc.StatusCode.UNAVAILABLE
     assert "nobody serves the socket" in shim.log_path.read_text()
+    shim.spawn()
+    assert await shim.serving() not in (old, new)

@@ -14,7 +14,7 @@ from shim.core.methods import RUNTIME
 from shim.core.policy import MANAGED, MIGRATION, PREFIX, Wishes
 from shim.core.registry import Container, Registry
 from shim.core.rules import PASS, Call, Hold, Refuse
-from shim.errors import InvalidAnnotation
+from shim.errors import Code, InvalidAnnotation
 from shim.rules.remember import Remember
 from shim.rules.settle import AT_MOST_S, Settle
 
@@ -200,3 +200,20 @@ async def _await(verdict: Hold) -> None:
 
 def test_settle_stands_in_front_of_all_that_remember_sees() -> None:
     assert set(Settle.methods) == set(Remember.methods)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "asked"),
+    [
+        ("RunPodSandbox", Code.CANCELLED, 1),
+        ("CreateContainer", Code.DEADLINE_EXCEEDED, 1),
+        ("RemovePodSandbox", Code.UNAVAILABLE, 1),
+        ("RunPodSandbox", Code.INVALID_ARGUMENT, 0),
+        ("StartContainer", Code.CANCELLED, 0),
+    ],
+)
+def test_an_undecided_end_asks_for_a_rebuild(name: str, code: Code, asked: int) -> None:
+    doubts: list[bool] = []
+    rule = Remember(Registry(), lambda: doubts.append(True))
+    rule.on_error(Call(1, RUNTIME + name, None, None), code)
+    assert len(doubts) == asked
