@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # `make demo` and `make test` are all a newcomer needs (as root); each does its own set-up.
 
-.PHONY: help setup check test quick demo bench-cri conformance kubelet clean
+.PHONY: help setup check test quick demo bench-cri conformance kubelet crictl clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ conformance: setup ## critest direct and through podferry; CRITEST=/path/to/crit
 
 kubelet: setup ## a real kubelet on podferry's socket; KUBELET=/path/to/kubelet
 	@scripts/in-testbed -m tests.conformance kubelet --kubelet "$(KUBELET)"
+
+crictl: setup ## crictl's streams and events through podferry; CRICTL=/path/to/crictl
+	@scripts/in-testbed -m tests.conformance crictl --crictl "$(CRICTL)"
 
 clean: ## build results, virtual environment, node images, engine
 	@scripts/in-testbed -m tests.testbed clean --images || true
