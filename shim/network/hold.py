@@ -290,7 +290,12 @@ def _limit_bytes(max_bytes: int) -> int:
 def _device_of(netns: Path, address: Address, device: str | None) -> tuple[int, bytes, Flag]:
     if device is not None:
         return socket.if_nametoindex(device), bytes(6), Flag.SHARED_DEVICE
-    inner = native.find_device(netns, address)
+    try:
+        inner = native.find_device(netns, address)
+    except NativeError as error:
+        if error.errno_value == errno.ENODEV:
+            raise Refused(error.what, remedy="give the addresses of this pod") from error
+        raise
     outer = plug.link_facts(inner.peer_ifindex) if inner.peer_ifindex else None
     if outer is None or outer["kind"] != "veth" or outer["peer_ifindex"] != inner.ifindex:
         raise Refused(
