@@ -50,7 +50,7 @@ async def test_t24_start_sequence_on_two_connections(fake: FakeRuntime, shims: S
     "authority", ["localhost", "%2Frun%2Fpodferry%2Fpodferry.sock", "podferry.sock"]
 )
 async def test_t24_authorities_of_old_and_new_kubelets(rig: Rig, authority: str) -> None:
-    """T24: older clients sent the socket's path; the runtime gets what current ones send."""
+    """T24: older clients sent the socket's path, and some still do."""
     options = [("grpc.default_authority", authority)]
     async with connect(rig.shim.socket, options) as runtime:
         await _start(runtime, runtime)
@@ -132,10 +132,11 @@ async def test_t25_streaming_url_is_unchanged(rig: Rig, name: str) -> None:
     assert rig.fake.of(RUNTIME + name)[0].first_request == request
 
 
-async def test_t26_one_subscription_upstream_for_each_downstream(rig: Rig) -> None:
+async def test_t26_one_subscription_upstream_for_each_downstream(own_rig: Rig) -> None:
     """T26: none of our own; three for three; each ends with its own."""
-    feed = Feed()
+    rig, feed = own_rig, Feed()
     rig.fake.on(EVENTS, feed)
+    await until(lambda: "registry rebuilt" in rig.shim.log, what="the service has settled")
     await unary(rig.through, RUNTIME + "Version")
     assert not rig.fake.of(EVENTS), "the service subscribed by itself"
     calls = []
