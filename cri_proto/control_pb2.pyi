@@ -190,3 +190,79 @@ class RetireResponse(_message.Message):
     CALLS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     calls_in_flight: int
     def __init__(self, calls_in_flight: _Optional[int] = ...) -> None: ...
+
+class SleepRequest(_message.Message):
+    __slots__ = ("pod",)
+    POD_FIELD_NUMBER: _ClassVar[int]
+    pod: str
+    def __init__(self, pod: _Optional[str] = ...) -> None: ...
+
+class SleepResponse(_message.Message):
+    __slots__ = ("containers",)
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    containers: _containers.RepeatedCompositeFieldContainer[SleptContainer]
+    def __init__(self, containers: _Optional[_Iterable[_Union[SleptContainer, _Mapping]]] = ...) -> None: ...
+
+class SleptContainer(_message.Message):
+    __slots__ = ("name", "frozen_ms", "took_ms", "image_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_MS_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    frozen_ms: float
+    took_ms: float
+    image_bytes: int
+    def __init__(self, name: _Optional[str] = ..., frozen_ms: _Optional[float] = ..., took_ms: _Optional[float] = ..., image_bytes: _Optional[int] = ...) -> None: ...
+
+class WakeRequest(_message.Message):
+    __slots__ = ("pod",)
+    POD_FIELD_NUMBER: _ClassVar[int]
+    pod: str
+    def __init__(self, pod: _Optional[str] = ...) -> None: ...
+
+class WakeResponse(_message.Message):
+    __slots__ = ("took_ms",)
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    took_ms: float
+    def __init__(self, took_ms: _Optional[float] = ...) -> None: ...
+
+class PodsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PodsResponse(_message.Message):
+    __slots__ = ("pods",)
+    PODS_FIELD_NUMBER: _ClassVar[int]
+    pods: _containers.RepeatedCompositeFieldContainer[PodState]
+    def __init__(self, pods: _Optional[_Iterable[_Union[PodState, _Mapping]]] = ...) -> None: ...
+
+class PodState(_message.Message):
+    __slots__ = ("pod", "uid", "sandbox_id", "state", "managed", "memory_bytes", "image_bytes", "asleep_s", "sleeps", "wakes", "last_wake_ms", "last_wake_cause", "containers")
+    POD_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MANAGED_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ASLEEP_S_FIELD_NUMBER: _ClassVar[int]
+    SLEEPS_FIELD_NUMBER: _ClassVar[int]
+    WAKES_FIELD_NUMBER: _ClassVar[int]
+    LAST_WAKE_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_WAKE_CAUSE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    pod: str
+    uid: str
+    sandbox_id: str
+    state: str
+    managed: bool
+    memory_bytes: int
+    image_bytes: int
+    asleep_s: float
+    sleeps: int
+    wakes: int
+    last_wake_ms: float
+    last_wake_cause: str
+    containers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, pod: _Optional[str] = ..., uid: _Optional[str] = ..., sandbox_id: _Optional[str] = ..., state: _Optional[str] = ..., managed: _Optional[bool] = ..., memory_bytes: _Optional[int] = ..., image_bytes: _Optional[int] = ..., asleep_s: _Optional[float] = ..., sleeps: _Optional[int] = ..., wakes: _Optional[int] = ..., last_wake_ms: _Optional[float] = ..., last_wake_cause: _Optional[str] = ..., containers: _Optional[_Iterable[str]] = ...) -> None: ...

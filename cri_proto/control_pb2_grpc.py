@@ -64,6 +64,21 @@ class ControlStub:
                 request_serializer=control__pb2.RetireRequest.SerializeToString,
                 response_deserializer=control__pb2.RetireResponse.FromString,
                 _registered_method=True)
+        self.Sleep = channel.unary_unary(
+                '/podferry.control.v1.Control/Sleep',
+                request_serializer=control__pb2.SleepRequest.SerializeToString,
+                response_deserializer=control__pb2.SleepResponse.FromString,
+                _registered_method=True)
+        self.Wake = channel.unary_unary(
+                '/podferry.control.v1.Control/Wake',
+                request_serializer=control__pb2.WakeRequest.SerializeToString,
+                response_deserializer=control__pb2.WakeResponse.FromString,
+                _registered_method=True)
+        self.Pods = channel.unary_unary(
+                '/podferry.control.v1.Control/Pods',
+                request_serializer=control__pb2.PodsRequest.SerializeToString,
+                response_deserializer=control__pb2.PodsResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -111,6 +126,27 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Sleep(self, request, context):
+        """Puts a pod to sleep; an error means that it runs on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wake(self, request, context):
+        """Wakes a pod and answers when it runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pods(self, request, context):
+        """The pods of this node and whether they sleep.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +179,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Retire,
                     request_deserializer=control__pb2.RetireRequest.FromString,
                     response_serializer=control__pb2.RetireResponse.SerializeToString,
+            ),
+            'Sleep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sleep,
+                    request_deserializer=control__pb2.SleepRequest.FromString,
+                    response_serializer=control__pb2.SleepResponse.SerializeToString,
+            ),
+            'Wake': grpc.unary_unary_rpc_method_handler(
+                    servicer.Wake,
+                    request_deserializer=control__pb2.WakeRequest.FromString,
+                    response_serializer=control__pb2.WakeResponse.SerializeToString,
+            ),
+            'Pods': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pods,
+                    request_deserializer=control__pb2.PodsRequest.FromString,
+                    response_serializer=control__pb2.PodsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +358,87 @@ class Control:
             '/podferry.control.v1.Control/Retire',
             control__pb2.RetireRequest.SerializeToString,
             control__pb2.RetireResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sleep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podferry.control.v1.Control/Sleep',
+            control__pb2.SleepRequest.SerializeToString,
+            control__pb2.SleepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wake(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podferry.control.v1.Control/Wake',
+            control__pb2.WakeRequest.SerializeToString,
+            control__pb2.WakeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podferry.control.v1.Control/Pods',
+            control__pb2.PodsRequest.SerializeToString,
+            control__pb2.PodsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,16 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_grace_s: Seconds = 5.0
 
 
+class Sleep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pods that sleep.
+
+    Attributes:
+        images_dir: directory of the memory of sleeping pods, in a tmpfs or on a disk.
+    """
+
+    images_dir: AbsolutePath = "/run/podferry/images"
+
+
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Prometheus metrics.
 
@@ -107,6 +117,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
     log: Log = Log()
     policy: Policy = Policy()
+    sleep: Sleep = Sleep()
 
 
 def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Settings:

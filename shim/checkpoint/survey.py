@@ -59,15 +59,20 @@ def _process(pid: int) -> Process:
         threads=int(status["Threads"]),
         traced=int(status["TracerPid"]) != 0,
         uid=int(status["Uid"].split()[0]),
-        resident_bytes=_resident(pid),
+        resident_bytes=resident(pid),
         namespaces={kind: _inode(f"/proc/{pid}/ns/{kind}") for kind in _NAMESPACES},
         mapped=tuple(sorted(mapped)),
         files=tuple(_files(pid)),
     )
 
 
-def _resident(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+def resident(pid: int) -> int:
+    """The memory of a process in bytes, of what it shares its part; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
         if line.startswith("Pss:"):  # what is shared is counted once over all processes
             return int(line.split()[1]) * 1024
     return 0

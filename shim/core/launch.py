@@ -164,6 +164,7 @@ def dump(
     purpose: Purpose,
     *,
     lazy: bool = False,
+    freezer: str = "",
     timeout_s: int = 10,
 ) -> Launch:
     """What CRIU is asked in order to write a container into ``images_dir``.
@@ -173,6 +174,8 @@ def dump(
         images_dir: an existing empty directory.
         purpose: whether the container goes on.
         lazy: leave private memory out; CRIU then waits for a page client.
+        freezer: its cgroup of the freezer, if that is frozen; CRIU then thaws it once it has
+            stopped the tasks itself.
         timeout_s: CRIU lets the tasks go again after so long.
     """
     options = _common(images_dir, "dump.log") | {
@@ -187,6 +190,8 @@ def dump(
         "link_remap": True,
         "timeout": timeout_s,
     }
+    if freezer:
+        options["freeze_cgroup"] = freezer
     if lazy:
         options["lazy_pages"] = True
     return Launch("DUMP", options, _entered(anatomy))

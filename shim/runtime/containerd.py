@@ -14,7 +14,7 @@ from cri_proto import runtime_v1_pb2 as cri
 from shim.core.methods import RUNTIME
 from shim.core.policy import SILENT, Wishes, read_annotations
 from shim.core.registry import Container, Sandbox
-from shim.errors import InvalidAnnotation, InvalidMessage
+from shim.errors import InvalidAnnotation, InvalidMessage, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,24 @@ async def list_all(channel: grpc.aio.Channel) -> Listing:
             for c in made.containers
         ],
     )
+
+
+async def addresses(channel: grpc.aio.Channel, sandbox_id: str) -> list[str]:
+    """The addresses of a pod; none if it uses the node's network.
+
+    Raises:
+        Unavailable: the runtime does not say.
+    """
+    request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
+    try:
+        answer = await _call(channel, "PodSandboxStatus", request, LIST_TIMEOUT_S)
+    except grpc.aio.AioRpcError as error:
+        raise Unavailable(
+            f"the runtime does not tell its addresses: {error.details()}",
+            where=f"sandbox {sandbox_id}",
+        ) from error
+    network = answer.status.network
+    return [one for one in (network.ip, *(more.ip for more in network.additional_ips)) if one]
 
 
 def _sandbox(item: cri.PodSandbox) -> Sandbox:

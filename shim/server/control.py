@@ -16,6 +16,7 @@ import psutil
 
 from cri_proto import control_pb2 as pb
 from cri_proto import control_pb2_grpc
+from shim.checkpoint.overview import overview, vars_of
 from shim.core.calls import CallRecord, percentile
 from shim.errors import InvalidMessage, PodferryError
 from shim.runtime import containerd
@@ -122,6 +123,33 @@ class Control(control_pb2_grpc.ControlServicer):
         """Takes note that a successor serves; this process finishes its calls and goes."""
         self._service.retire(request.successor_pid)
         return pb.RetireResponse(calls_in_flight=len(self._service.ledger.in_flight))
+
+    async def Sleep(self, request: pb.SleepRequest, context: Any) -> pb.SleepResponse:
+        """Puts a pod to sleep."""
+        async with _told(context):
+            slept = await self._service.sleeping.sleep(request.pod)
+            return pb.SleepResponse(
+                containers=[
+                    pb.SleptContainer(
+                        name=one.name,
+                        frozen_ms=one.frozen_ms,
+                        took_ms=one.took_ms,
+                        image_bytes=one.image_bytes,
+                    )
+                    for one in slept
+                ]
+            )
+
+    async def Wake(self, request: pb.WakeRequest, context: Any) -> pb.WakeResponse:
+        """Wakes a pod."""
+        async with _told(context):
+            return pb.WakeResponse(took_ms=await self._service.sleeping.wake(request.pod))
+
+    async def Pods(self, request: pb.PodsRequest, context: Any) -> pb.PodsResponse:
+        """The pods of this node."""
+        async with _told(context):
+            states = await overview(self._service.sleeping)
+            return pb.PodsResponse(pods=[pb.PodState(**vars_of(one)) for one in states])
 
     async def _backend(self) -> pb.Backend:
         try:

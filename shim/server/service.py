@@ -16,6 +16,8 @@ from pathlib import Path
 import grpc
 
 from cri_proto import control_pb2_grpc
+from shim.checkpoint.journal import SleepJournal
+from shim.checkpoint.sleeping import Sleeping
 from shim.core.calls import CallLedger
 from shim.core.registry import Registry
 from shim.core.rules import RuleBook
@@ -23,6 +25,8 @@ from shim.errors import HandoverRefused, PodferryError, Refused
 from shim.rules.hold import Hold
 from shim.rules.remember import Remember
 from shim.rules.settle import Settle
+from shim.rules.wake import Wake
+from shim.runtime import containerd
 from shim.runtime.recollection import Recollection
 from shim.server import calllog
 from shim.server.control import Control
@@ -65,11 +69,18 @@ class Service:
         )
         self.recollection = Recollection(self.channel, self.registry, self._follow_runtime)
         self.hold_rule = Hold()
+        self.sleeping = Sleeping(
+            Path(settings.sleep.images_dir),
+            Path(settings.service.run_dir),
+            SleepJournal(Path(settings.service.state_dir) / "sleep"),
+            lambda sandbox_id: containerd.addresses(self.channel, sandbox_id),
+        )
         book = RuleBook(
             [
                 Settle(self.registry, self.recollection),
                 Remember(self.registry, self.recollection.doubt),
                 self.hold_rule,
+                Wake(self.sleeping),
             ]
         )
         self.interception = Interception(book, self.recollection.doubt)
@@ -112,6 +123,7 @@ class Service:
             self.phase = "serving"
             logger.info("serving socket=%s runtime=%s pid=%d", self.settings.cri.listen,
                         self.settings.cri.runtime, os.getpid())  # fmt: skip
+            self._spawn(self.sleeping.recover())
             self._spawn(self._listen_for_metrics())
             self._spawn(self._guard_sockets())
             self._spawn(self._feed_watchdog())
@@ -241,6 +253,7 @@ class Service:
         self.phase = "retiring"
         logger.info("retiring successor=%d calls=%d", successor_pid, len(self.ledger.in_flight))
         self._retired.set()
+        self._spawn(self.sleeping.close())  # the successor has them now
         self._spawn(self._linger())
 
     async def _linger(self) -> None:
@@ -325,6 +338,7 @@ class Service:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self.sleeping.close()
         await asyncio.to_thread(self.metrics.close)
         if self._predecessor:
             await self._predecessor.close()

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts one container to sleep and wakes it, through its monitor; knows nothing of pods."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shim.checkpoint import cores, images, mount_clone, request, stats, system_v
+from shim.core import criu_errors, launch
+from shim.core.launch import Anatomy, Purpose, Sleeper
+from shim.core.sleep_record import Bed, Seen
+from shim.errors import NotFound, PodferryError, Unavailable
+from shim.runtime import monitor
+from shim.runtime.monitor import Arming, CriuFailed, Monitor
+from shim.runtime.monitor_wire import State
+
+LOG_END_BYTES = 64 << 10
+_SEEN = {State.ASLEEP: Seen.ASLEEP, State.WAKING: Seen.ASLEEP, State.ENDING: Seen.GONE}
+
+
+class DumpFailed(PodferryError):
+    """CRIU could not put the container to sleep; it runs on."""
+
+
+class RestoreFailed(PodferryError):
+    """CRIU could not wake the container; it sleeps on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """What a container's falling asleep took."""
+
+    name: str
+    frozen_ms: float
+    took_ms: float
+    image_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What wakes a container, and what its monitor does once it is awake; see Arming."""
+
+    triggers: Sequence[int] = ()
+    maps: Sequence[tuple[int, bytes, bytes | None]] = ()
+    netlink: Sequence[tuple[int, bytes]] = ()
+
+
+async def look(container_id: str) -> Seen:
+    """What a container's monitor says of it."""
+    try:
+        async with Monitor(monitor.find(container_id)) as asked:
+            state = (await asked.state()).state
+    except (NotFound, Unavailable):
+        return Seen.GONE
+    return _SEEN.get(state, Seen.RUNNING)
+
+
+async def prepare(bed: Bed, init_pid: int) -> None:
+    """Makes what a sleep needs, while the container runs: its image's directory and the clone."""
+    async with Monitor(monitor.find(bed.sleeper.container_id)) as asked:
+        holder = (await asked.state()).monitor_pid
+    await asyncio.to_thread(images.make, Path(bed.images))
+    await asyncio.to_thread(mount_clone.remove, holder, Path(bed.clone))
+    await asyncio.to_thread(mount_clone.create, init_pid, holder, Path(bed.clone))
+
+
+async def lay_down(bed: Bed, seen: Anatomy, release: Release, freezer: str = "") -> Slept:
+    """Dumps a container and arms its wake.
+
+    Args:
+        bed: where its image goes.
+        seen: the container.
+        release: what wakes it, and what is done then.
+        freezer: its cgroup, if that is frozen already.
+
+    Raises:
+        DumpFailed: it runs on; told why and what to do.
+        PodferryError: its monitor refuses; it runs on.
+    """
+    began = time.monotonic()
+    down = launch.dump(seen, bed.images, Purpose.SLEEP, freezer=freezer)
+    with _opened(down.enter) as namespaces:
+        async with Monitor(monitor.find(seen.container_id)) as asked:
+            if not bed.sleeper.system_v:
+                # It never sleeps without being wakeable, should this process end here.
+                await asked.arm(_arming(bed, namespaces, Release()))
+            try:
+                await asked.checkpoint(
+                    request.encode(down), images=bed.images, namespaces=namespaces
+                )
+            except CriuFailed as error:
+                with contextlib.suppress(PodferryError):
+                    await asked.disarm()
+                raise await asyncio.to_thread(_explained, bed, "dump.log", error) from error
+    image_bytes = await finish(bed, release)
+    figures = await asyncio.to_thread(stats.read_dump, Path(bed.images))
+    took_ms = (time.monotonic() - began) * 1000
+    return Slept(bed.name, figures.frozen_ms, took_ms, image_bytes)
+
+
+async def finish(bed: Bed, release: Release) -> int:
+    """What is done to an image once it is written, and the arming; may be done again."""
+    image_bytes = await asyncio.to_thread(_complete, bed)
+    joined = launch.restore(bed.sleeper, bed.images, bed.clone).enter
+    with _opened(joined) as namespaces:
+        async with Monitor(monitor.find(bed.sleeper.container_id)) as asked:
+            await asked.arm(_arming(bed, namespaces, release))
+    return image_bytes
+
+
+async def get_up(bed: Bed) -> float:
+    """Wakes a container whose image is whole; returns the milliseconds. Nothing if it is awake.
+
+    Raises:
+        ImagesDamaged: it sleeps on.
+        RestoreFailed: it sleeps on; told why and what to do.
+    """
+    began = time.monotonic()
+    async with Monitor(monitor.find(bed.sleeper.container_id)) as asked:
+        if (await asked.state()).state is State.ASLEEP:
+            await asyncio.to_thread(images.verify, Path(bed.images))
+        try:
+            await asked.wake()
+        except CriuFailed as error:
+            explained = await asyncio.to_thread(_explained, bed, "restore.log", error)
+            raise RestoreFailed(
+                explained.what, where=explained.where, remedy=explained.remedy
+            ) from error
+    return (time.monotonic() - began) * 1000
+
+
+async def tidy(bed: Bed) -> None:
+    """Takes away what a sleep has left of a container that is awake or gone."""
+    await asyncio.to_thread(images.remove, Path(bed.images))
+    holder = os.getpid()
+    with contextlib.suppress(PodferryError):
+        async with Monitor(monitor.find(bed.sleeper.container_id)) as asked:
+            holder = (await asked.state()).monitor_pid
+    with contextlib.suppress(PodferryError):
+        await asyncio.to_thread(mount_clone.remove, holder, Path(bed.clone))
+
+
+def bed_of(name: str, seen: Anatomy, images_dir: Path, run_dir: Path) -> Bed:
+    """Where a container sleeps."""
+    return Bed(
+        name=name,
+        sleeper=Sleeper.of(seen),
+        images=str(images_dir / seen.container_id),
+        clone=str(run_dir / "mounts" / seen.container_id),
+    )
+
+
+def _complete(bed: Bed) -> int:
+    directory = Path(bed.images)
+    cores.make_calls_again(directory)
+    if bed.sleeper.system_v:
+        system_v.remove_all(bed.sleeper.joined["ipc"])
+    return images.seal(directory)
+
+
+def _arming(bed: Bed, namespaces: tuple[int, ...], release: Release) -> Arming:
+    return Arming(
+        request=request.encode(launch.restore(bed.sleeper, bed.images, bed.clone)),
+        namespaces=namespaces,
+        triggers=tuple(release.triggers),
+        maps=tuple(release.maps),
+        netlink=tuple(release.netlink),
+        remove_images=True,
+    )
+
+
+def _explained(bed: Bed, log_name: str, error: CriuFailed) -> DumpFailed:
+    path = Path(bed.images) / log_name
+    try:
+        log = path.read_bytes()[-LOG_END_BYTES:].decode("utf-8", "replace")
+    except OSError:
+        log = ""
+    found = criu_errors.diagnose(log, str(error))
+    told = f" (criu: {found.line})" if found.line else ""
+    return DumpFailed(
+        f"{found.cause.reason}{told}", where=f"container {bed.name}", remedy=found.cause.remedy
+    )
+
+
+@contextlib.contextmanager
+def _opened(paths: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    opened: list[int] = []
+    try:
+        for path in paths:
+            opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        yield tuple(opened)
+    finally:
+        for fd in opened:
+            os.close(fd)

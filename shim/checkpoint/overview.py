@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells the state of every pod of this node, from its bundles, processes and sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shim.checkpoint import anatomy, pods, survey
+from shim.checkpoint.pods import PodHere
+from shim.checkpoint.sleeping import History, Sleeping
+from shim.errors import PodferryError
+from shim.runtime import monitor
+
+
+@dataclass(frozen=True, slots=True)
+class PodState:
+    """One pod; the fields of PodState in control.proto."""
+
+    pod: str
+    uid: str
+    sandbox_id: str
+    state: str
+    managed: bool
+    memory_bytes: int
+    image_bytes: int
+    asleep_s: float
+    sleeps: int
+    wakes: int
+    last_wake_ms: float
+    last_wake_cause: str
+    containers: list[str]
+
+
+def vars_of(state: PodState) -> dict[str, Any]:
+    """Its fields by name."""
+    return dataclasses.asdict(state)
+
+
+async def overview(sleeping: Sleeping) -> list[PodState]:
+    """Every pod of this node."""
+    return [
+        await asyncio.to_thread(_state, pod, sleeping)
+        for pod in await asyncio.to_thread(pods.listed)
+    ]
+
+
+def _state(pod: PodHere, sleeping: Sleeping) -> PodState:
+    asleep = sleeping.asleep.get(pod.sandbox_id)
+    history = sleeping.histories.get(pod.uid, History())
+    memory, running = 0, 0
+    for container_id in pod.containers.values() if asleep is None else ():
+        try:
+            seen = anatomy.read(container_id)
+        except PodferryError:
+            continue
+        running += 1
+        memory += sum(survey.resident(pid) for pid in seen.tasks)
+    beds = asleep.record.beds if asleep else ()
+    return PodState(
+        pod=pod.label,
+        uid=pod.uid,
+        sandbox_id=pod.sandbox_id,
+        state="asleep" if asleep else "running" if running else "stopped",
+        managed=any(monitor.find(one).is_dir() for one in pod.containers.values()),
+        memory_bytes=memory,
+        image_bytes=sum(_bytes_of(Path(one.images)) for one in beds),
+        asleep_s=max(0.0, time.time() - asleep.record.since_s) if asleep else 0.0,
+        sleeps=history.sleeps,
+        wakes=history.wakes,
+        last_wake_ms=history.last_wake_ms,
+        last_wake_cause=history.last_wake_cause,
+        containers=sorted(pod.containers),
+    )
+
+
+def _bytes_of(directory: Path) -> int:
+    try:
+        return sum(path.stat().st_blocks * 512 for path in directory.iterdir())
+    except OSError:
+        return 0
