@@ -6,13 +6,21 @@ nothing passes, however long it waits; a change of its rate opens it and loses n
 for tokens when a packet comes or its timer fires, so an opening also has the kernel send a frame
 of its own through it: an ARP request, which the far end throws away. Without it packets would
 leave with the timer, TIMER_NS later at most.
+
+Order: what leaves the near end normally goes through the backlog of the CPU that took it out, and
+two CPUs that take turns swap packets. Where the kernel stops a full veth instead of dropping, the
+far end is polled instead (NAPI), one CPU at a time and in order; veth does that for a receiver
+with GRO if the sender has no segmentation offload.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterable
@@ -34,6 +42,10 @@ _CLOSED_RATE_BYTES_PER_S = 15_500
 _CLOSED_BUCKET_NS = _MINIMUM_PACKET_BYTES * 10**9 // _CLOSED_RATE_BYTES_PER_S - TIMER_NS
 _OPEN_RATE_BYTES_PER_S = 8 << 30
 _OPEN_BUCKET_NS = 1_000_000
+
+# 6.16 stops the queue of a veth whose ring is full; 6.18 never forgets to start it again.
+_STOPS_WHEN_FULL = (6, 18)
+_SIOCETHTOOL, _ETHTOOL_STSO, _ETHTOOL_SGRO = 0x8946, 0x1F, 0x2C
 
 # The far end drops the frame, and class E addresses are nobody's.
 _KICKED_NEIGHBOUR = bytes([240, 0, 0, 1])
@@ -79,6 +91,9 @@ def create(hold_id: str, limit_bytes: int) -> Plug:
             near, far = (route.link_lookup(ifname=name)[0] for name in (near_name, far_name))
             for index in (near, far):
                 _quieten(route, index, hold_id)
+            if _kernel() >= _STOPS_WHEN_FULL:
+                _set_feature(near_name, _ETHTOOL_STSO, 0)
+                _set_feature(far_name, _ETHTOOL_SGRO, 1)
             send([_tbf(near, limit_bytes, is_open=False, create=True), rtnetlink.ask_once(near)])
             for index in (near, far):
                 route.link("set", index=index, state="up")
@@ -94,6 +109,23 @@ def _quieten(route: IPRoute, index: int, hold_id: str) -> None:
     mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _NO_IPV6_ADDRESS)]}
     route.link("set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", mode)]})
     route.link("set", index=index, ifalias=f"podferry hold {hold_id}")
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
+def _set_feature(name: str, command: int, value: int) -> None:
+    """Writes an offload feature (struct ethtool_value) of a device."""
+    setting = ctypes.create_string_buffer(struct.pack("=II", command, value))
+    request = struct.pack("16sP", name.encode(), ctypes.addressof(setting)) + bytes(16)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+        except OSError as error:
+            raise NativeError(
+                f"cannot set feature {command} of {name}: {error}", errno_value=error.errno or 0
+            ) from error
 
 
 def remove(hold_id: str) -> None:
