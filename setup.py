@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 # Programs that CMake builds and the package carries in shim/bin.
-PROGRAMS = ("podferry-runtime",)
+PROGRAMS = ("podferry-runtime", "podferry-pager")
 
 
 class CMakeThenCffi(build_ext):

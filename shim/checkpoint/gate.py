@@ -73,14 +73,21 @@ class Gate:
         """Holds every packet to the pod from now on."""
         self._hold.arm()
 
-    def release(self, alone: bool) -> Release:
+    @property
+    def event_fd(self) -> int:
+        """Readable once a packet for the pod has come."""
+        return self._hold.event_fd
+
+    def release(self, alone: bool, trusted: bool) -> Release:
         """What a container's monitor is told: which packet wakes it, and how packets are let go.
 
         Args:
             alone: whether it is the pod's only container. Otherwise the packets wait for the
                 others, and the service lets them go.
+            trusted: whether a packet may wake it at once. Otherwise the service proves the image
+                first and wakes it.
         """
-        triggers = [self._hold.event_fd]
+        triggers = [self._hold.event_fd] if trusted else []
         if not alone:
             return Release(triggers=triggers)
         actions = self._hold.release_actions()

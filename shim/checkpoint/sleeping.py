@@ -20,6 +20,7 @@ from pathlib import Path
 from shim.checkpoint import anatomy, bed, freezer, images, pods, survey
 from shim.checkpoint.bed import Slept
 from shim.checkpoint.gate import Gate
+from shim.checkpoint.images import ImagesDamaged
 from shim.checkpoint.journal import SleepJournal
 from shim.checkpoint.pods import PodHere
 from shim.core import preflight
@@ -34,6 +35,7 @@ from shim.runtime.monitor_wire import Cause, State
 logger = logging.getLogger(__name__)
 
 Addresses = Callable[[str], Awaitable[list[str]]]
+End = Callable[[str], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -63,15 +65,24 @@ class Sleeping:
         run_dir: a tmpfs, for clones of mount trees.
         journal: the records.
         addresses: gives the addresses of a sandbox.
+        end: has the runtime end a container whose image is lost, so that it starts anew.
     """
 
     def __init__(
-        self, images_dir: Path, run_dir: Path, journal: SleepJournal, addresses: Addresses
+        self,
+        images_dir: Path,
+        run_dir: Path,
+        journal: SleepJournal,
+        addresses: Addresses,
+        end: End,
     ) -> None:
         self._images_dir = images_dir
         self._run_dir = run_dir
         self._journal = journal
         self._addresses = addresses
+        self._end = end
+        # Work begun by a packet; kept so that it is not collected.
+        self._begun: set[asyncio.Task[None]] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self.asleep: dict[str, Asleep] = {}
         self.histories: dict[str, History] = {}
@@ -146,6 +157,7 @@ class Sleeping:
         gate = await asyncio.to_thread(Gate.open, record.sandbox_id, seen, record.addresses)
         state = Asleep(record, gate)
         alone = len(record.beds) == 1
+        trusted = images.is_volatile(self._images_dir)
         with freezer.frozen([] if alone else list(seen.values())) as frozen:
             if gate:
                 await asyncio.to_thread(gate.shut)
@@ -153,7 +165,7 @@ class Sleeping:
                 await bed.lay_down(
                     one,
                     seen[one.name],
-                    gate.release(alone) if gate else bed.Release(),
+                    gate.release(alone, trusted) if gate else bed.Release(),
                     frozen.get(seen[one.name].container_id, ""),
                 )
                 for one in record.beds
@@ -195,13 +207,22 @@ class Sleeping:
             began = time.monotonic()
             for one in state.record.beds:
                 if await bed.look(one.sleeper.container_id) is not Seen.GONE:
-                    await bed.get_up(one)
+                    await self._get_up(one)
             took_ms = (time.monotonic() - began) * 1000
             await self._woken(state, cause, took_ms)
             return took_ms
 
+    async def _get_up(self, one: Bed) -> None:
+        try:
+            await bed.get_up(one)
+        except ImagesDamaged as error:
+            logger.error("image is lost, container ends container=%s error=%s", one.name, error)
+            await self._end(one.sleeper.container_id)
+            raise
+
     async def _woken(self, state: Asleep, cause: str, took_ms: float) -> None:
         self.asleep.pop(state.record.sandbox_id, None)
+        self._stop_listening(state)
         for task in state.watchers:
             if task is not asyncio.current_task():
                 task.cancel()
@@ -222,9 +243,27 @@ class Sleeping:
 
     def _watch(self, state: Asleep) -> None:
         self.asleep[state.record.sandbox_id] = state
+        if state.gate and not images.is_volatile(self._images_dir):
+            asyncio.get_running_loop().add_reader(state.gate.event_fd, self._packet_came, state)
         for one in state.record.beds:
             task = asyncio.create_task(self._follow(state, one))
             state.watchers.append(task)
+
+    def _packet_came(self, state: Asleep) -> None:
+        self._stop_listening(state)
+        task = asyncio.create_task(self._wake_for_packet(state.record))
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+
+    async def _wake_for_packet(self, record: SleepRecord) -> None:
+        try:
+            await self.wake_sandbox(record.sandbox_id, "packet")
+        except PodferryError as error:
+            logger.error("pod is not woken pod=%s error=%s", record.pod, error)
+
+    def _stop_listening(self, state: Asleep) -> None:
+        if state.gate:
+            asyncio.get_running_loop().remove_reader(state.gate.event_fd)
 
     async def _follow(self, state: Asleep, one: Bed) -> None:
         """Waits until a container is woken by its monitor, or ends; then sees to its pod."""
@@ -276,6 +315,7 @@ class Sleeping:
         await asyncio.gather(*tasks, return_exceptions=True)
         for state in self.asleep.values():
             if state.gate:
+                self._stop_listening(state)
                 state.gate.close()
         self.asleep.clear()
 

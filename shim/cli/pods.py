@@ -18,7 +18,13 @@ TIMEOUT_S = 30.0
 @output_option
 @click.pass_obj
 def pods(config: Path | None, output: str) -> None:
-    """List the pods of this node: state, memory, how long asleep, last wake."""
+    """List the pods of this node: state, memory, how long asleep, last wake.
+
+    \b
+    Exit status:
+      0  done
+      1  the service does not answer
+    """
     with service(config) as stub:
         answer = stub.Pods(pb.PodsRequest(), timeout=TIMEOUT_S)
     if output == "json":

@@ -24,6 +24,11 @@ def sleep(config: Path | None, pod: str, output: str) -> None:
 
     Kubernetes goes on seeing a running pod. A packet, exec, attach, port-forward or `podferry wake`
     wakes it. If anything stands in the way it runs on, and the reason is told.
+
+    \b
+    Exit status:
+      0  done
+      1  the service does not answer, or it was refused; the reason is told
     """
     with service(config) as stub:
         answer = stub.Sleep(pb.SleepRequest(pod=pod), timeout=TIMEOUT_S)
@@ -42,7 +47,13 @@ def sleep(config: Path | None, pod: str, output: str) -> None:
 @output_option
 @click.pass_obj
 def wake(config: Path | None, pod: str, output: str) -> None:
-    """Wake POD and wait until it runs."""
+    """Wake POD and wait until it runs.
+
+    \b
+    Exit status:
+      0  done
+      1  the service does not answer, or it was refused; the reason is told
+    """
     with service(config) as stub:
         answer = stub.Wake(pb.WakeRequest(pod=pod), timeout=TIMEOUT_S)
     if output == "json":

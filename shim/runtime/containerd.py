@@ -79,6 +79,21 @@ async def addresses(channel: grpc.aio.Channel, sandbox_id: str) -> list[str]:
     return [one for one in (network.ip, *(more.ip for more in network.additional_ips)) if one]
 
 
+async def end_container(channel: grpc.aio.Channel, container_id: str) -> None:
+    """Kills a container, without grace.
+
+    Raises:
+        Unavailable: the runtime does not do it.
+    """
+    request = cri.StopContainerRequest(container_id=container_id, timeout=0)
+    try:
+        await _call(channel, "StopContainer", request, LIST_TIMEOUT_S)
+    except grpc.aio.AioRpcError as error:
+        raise Unavailable(
+            f"the runtime does not end it: {error.details()}", where=f"container {container_id}"
+        ) from error
+
+
 def _sandbox(item: cri.PodSandbox) -> Sandbox:
     return Sandbox(
         sandbox_id=item.id,

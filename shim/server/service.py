@@ -74,6 +74,7 @@ class Service:
             Path(settings.service.run_dir),
             SleepJournal(Path(settings.service.state_dir) / "sleep"),
             lambda sandbox_id: containerd.addresses(self.channel, sandbox_id),
+            lambda container_id: containerd.end_container(self.channel, container_id),
         )
         book = RuleBook(
             [

@@ -57,6 +57,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("policy.managed", "0", "wanted is true or false"),
     ("policy.unmanaged_namespaces", '"kube-system"', "wanted is a list of strings"),
     ("policy.unmanaged_namespaces", '["a", 1]', "wanted is a list of strings"),
+    ("sleep.images_dir", '"images"', A_PATH),
     ("policy.managed", "{ deep = 1 }", "it is {'deep': 1}, wanted is true or false"),
 ]
 
@@ -101,7 +102,7 @@ def test_every_key_has_a_wrong_value_in_this_table() -> None:
 @pytest.mark.parametrize(
     ("text", "key", "known"),
     [
-        ("colour = 1", "colour", "cri, service, metrics, log, policy"),
+        ("colour = 1", "colour", "cri, service, metrics, log, policy, sleep"),
         ("[cri]\nlissten = '/x'", "cri.lissten", "listen, runtime, connection_age_s"),
         ("cri.listen_ = 1", "cri.listen_", "listen, runtime, connection_age_s"),
         ('["cr\u00ed"]\n', "cr\u00ed", "cri, service"),
