@@ -91,7 +91,7 @@ def create(hold_id: str, limit_bytes: int) -> Plug:
             near, far = (route.link_lookup(ifname=name)[0] for name in (near_name, far_name))
             for index in (near, far):
                 _quieten(route, index, hold_id)
-            if _kernel() >= _STOPS_WHEN_FULL:
+            if keeps_order_over_cpus():
                 _set_feature(near_name, _ETHTOOL_STSO, 0)
                 _set_feature(far_name, _ETHTOOL_SGRO, 1)
             send([_tbf(near, limit_bytes, is_open=False, create=True), rtnetlink.ask_once(near)])
@@ -111,8 +111,10 @@ def _quieten(route: IPRoute, index: int, hold_id: str) -> None:
     route.link("set", index=index, ifalias=f"podferry hold {hold_id}")
 
 
-def _kernel() -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+def keeps_order_over_cpus() -> bool:
+    """Whether packets that CPUs take out in turns stay in order; else it holds for each CPU."""
+    release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+    return release >= _STOPS_WHEN_FULL
 
 
 def _set_feature(name: str, command: int, value: int) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import select
 import socket
 import statistics
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from shim._native_hold import Cause, Flag, Phase
+from shim.network import plug
 from shim.network.hold import Hold
 from tests.bpf.hold_net import PATIENCE_S, Net, bpf_root, inside, ip, net, until
 
@@ -180,6 +182,43 @@ def test_later_datagrams_do_not_overtake_and_then_pass_directly(hold: Hold, pods
         client.sendto(bytes(4), address)
         server.recv(200)
         assert hold.counters.in_packets == before
+
+
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2 or not plug.keeps_order_over_cpus(),
+    reason="needs two CPUs, and Linux 6.18 for order over all of them",
+)
+def test_a_sender_on_another_cpu_does_not_overtake(hold: Hold, pods: Net) -> None:
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    total = 40_000
+
+    def send(client: socket.socket, address: tuple[str, int]) -> None:
+        os.sched_setaffinity(0, {second})  # of this thread alone
+        for number in range(total):
+            client.sendto(struct.pack("!I", number), address)
+
+    with (
+        pods.pod_socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        pods.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        sender = threading.Thread(target=send, args=(client, server.getsockname()))
+        everywhere = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {first})
+        held = 0
+        try:
+            sender.start()
+            while sender.is_alive():
+                hold.arm()
+                readable(hold, 0.05)
+                hold.release()
+                until(lambda: hold.counters.held_packets == 0, "the plug is empty")
+                held += hold.counters.in_packets
+        finally:
+            sender.join()
+            os.sched_setaffinity(0, everywhere)
+        assert held > 0
+        seen = [struct.unpack("!I", server.recv(200))[0] for _ in range(total)]
+        assert seen == list(range(total))
 
 
 @FAMILIES
