@@ -2,19 +2,9 @@
 /* Owns the thread that places, from low addresses to high, what no fault has asked for. */
 #include "pager.h"
 
-#include <errno.h>
-#include <sys/mman.h>
 #include <time.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14 */
-#endif
-
-/* Bytes of the store that were read into memory and mapped before the lock was taken: a copy that
- * waited for a disk would make the faults wait too. */
-struct window {
-	const unsigned char *start, *end;
-};
+#include "ahead.h"
 
 static struct space *first_live(const struct pager *pager)
 {
@@ -25,6 +15,8 @@ static struct space *first_live(const struct pager *pager)
 	return NULL;
 }
 
+/* What is read of the store before the lock is taken: a copy that waited for a disk would make the
+ * faults wait too. */
 static struct window window_at(const struct pager *pager, const unsigned char *bytes)
 {
 	for (size_t at = 0; at < pager->files.count; at++) {
@@ -37,18 +29,6 @@ static struct window window_at(const struct pager *pager, const unsigned char *b
 							      : end};
 	}
 	return (struct window){0};
-}
-
-static void read_in(struct window window)
-{
-	size_t bytes = (size_t)(window.end - window.start);
-	void *start = (void *)(uintptr_t)window.start;
-
-	if (bytes == 0)
-		return;
-	/* Both are hints: a store that cannot be read shows when it is copied from. */
-	madvise(start, bytes, MADV_POPULATE_READ);
-	madvise((char *)start + bytes, PAGER_WINDOW_BYTES, MADV_WILLNEED);
 }
 
 /* Places up to PAGER_FILL_BYTES. WANTED gets the window that is needed before it can go on. */
@@ -72,37 +52,53 @@ static enum outcome fill_some(struct pager *pager, struct space *space, struct w
 	return outcome;
 }
 
+/* One step. Gives false when there is nothing left to do. */
+static bool step(struct pager *pager, struct window have, struct window *wanted, bool *blocked)
+{
+	struct pf_error err = {0};
+	enum outcome outcome;
+	struct space *space;
+
+	pager_take(pager);
+	space = first_live(pager);
+	if (!space || pager->code != 0) {
+		pager_release(pager);
+		return false;
+	}
+	outcome = fill_some(pager, space, have, wanted, &err);
+	if (outcome == BROKEN)
+		pager_fail(pager, &err);
+	else if (outcome == GONE || space->runs.missing == 0)
+		pager_space_over(pager, space);
+	pager_release(pager);
+	*blocked = outcome == BLOCKED;
+	return true;
+}
+
 void *fill_run(void *argument)
 {
 	struct pager *pager = argument;
-	struct window have = {0};
+	struct window have = {0}, wanted = {0};
+	bool blocked = false;
+	struct ahead ahead;
+	struct pf_error err = {0};
 
-	for (;;) {
-		struct window wanted = {0};
-		struct pf_error err = {0};
-		enum outcome outcome;
-		struct space *space;
-
+	if (ahead_start(&ahead, &err) < 0) {
 		pager_take(pager);
-		space = first_live(pager);
-		if (!space || pager->code != 0) {
-			pager_release(pager);
-			return NULL;
-		}
-		outcome = fill_some(pager, space, have, &wanted, &err);
-		if (outcome == BROKEN)
-			pager_fail(pager, &err);
-		else if (outcome == GONE || space->runs.missing == 0)
-			pager_space_over(pager, space);
+		pager_fail(pager, &err);
 		pager_release(pager);
-		if (wanted.start) {
-			have = wanted;
-			read_in(have);
-		}
-		if (outcome == BLOCKED) {
+		return NULL;
+	}
+	while (step(pager, have, &wanted, &blocked)) {
+		if (wanted.start)
+			have = ahead_get(&ahead, wanted, window_at(pager, wanted.end));
+		if (blocked) {
 			struct timespec pause = {.tv_nsec = PAGER_RETRY_NS};
 
 			nanosleep(&pause, NULL);
 		}
+		wanted = (struct window){0};
 	}
+	ahead_stop(&ahead);
+	return NULL;
 }

@@ -131,9 +131,17 @@ class Sleeper:
         mebibytes: of its block; it has 96 MiB more.
         name: its directory.
         processes: how many such processes; their parent is a shell.
+        dense: leaves out the pages that are never written; they cut the rest into short runs.
     """
 
-    def __init__(self, node: Node, mebibytes: int, name: str = "pager", processes: int = 1) -> None:
+    def __init__(
+        self,
+        node: Node,
+        mebibytes: int,
+        name: str = "pager",
+        processes: int = 1,
+        dense: bool = False,
+    ) -> None:
         self.node = node
         self.directory = f"/run/{name}"
         self.images = f"{self.directory}/images"
@@ -142,6 +150,7 @@ class Sleeper:
         self.pagers: list[Pager] = []
         self.restoring: subprocess.Popen[bytes] | None = None
         self._mebibytes = mebibytes
+        self._dense = dense
         self._results = [f"{self.directory}/result-{index}" for index in range(processes)]
         self._go = f"{self.directory}/go"
 
@@ -169,7 +178,8 @@ class Sleeper:
 
     def _start(self) -> None:
         workload = f"{self.directory}/pager_workload {self._mebibytes} {self._go}"
-        each = " & ".join(f"{workload} {result}" for result in self._results)
+        dense = " dense" if self._dense else ""
+        each = " & ".join(f"{workload} {result}{dense}" for result in self._results)
         # One process is the session's leader itself; several are a shell's children.
         command = f"exec {each}" if len(self._results) == 1 else f"{each} & wait"
         started = self.node.exec(

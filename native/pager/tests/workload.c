@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A process whose memory can be checked: pager_workload MEBIBYTES GO RESULT
+/* A process whose memory can be checked: pager_workload MEBIBYTES GO RESULT [dense]
  *
  * It owns a block of MEBIBYTES and a second one of pieces of 4 MiB. What each page holds follows
  * from its number: random bytes, written zeros, the same bytes everywhere, or nothing ever written.
@@ -28,6 +28,7 @@
 static unsigned char *block, *pieces;
 static uint64_t block_pages;
 static char wrong[256];
+static int dense;
 
 static void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void complain(const char *format, ...)
@@ -64,7 +65,7 @@ static uint64_t word_of(uint64_t number, unsigned at)
 
 static int is_written(uint64_t number)
 {
-	return number / 3 % 5 != 4;
+	return dense || number / 3 % 5 != 4;
 }
 
 static void write_page(unsigned char *page, uint64_t number)
@@ -283,8 +284,9 @@ static void say(const char *path, const char *text)
 
 int main(int argc, char **argv)
 {
-	if (argc != 4)
+	if (argc != 4 && argc != 5)
 		return 64;
+	dense = argc == 5;
 	close_range(3, ~0u, 0); /* whatever its starter had open */
 	block_pages = strtoull(argv[1], NULL, 10) * (1 << 20) / PAGE;
 	block = map(block_pages * PAGE);

@@ -33,7 +33,7 @@ def measure(node: Node, mebibytes: int = MEBIBYTES, rounds: int = ROUNDS) -> dic
     copies: list[float] = []
     copy_tool = "/run/uffd_copy"
     node.write(copy_tool, (pager_parts.build() / "tests" / "uffd_copy").read_bytes(), 0o755)
-    with Sleeper(node, mebibytes, "pager-bench") as sleeper:
+    with Sleeper(node, mebibytes, "pager-bench", dense=True) as sleeper:
         for _ in range(rounds):
             sleeper.dump()
             store = f"{sleeper.images}/pages-1.img"
