@@ -6,9 +6,14 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/magic.h>
+#include <linux/netlink.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -25,6 +30,8 @@
 #define FILTER_HANDLE           0x7066u
 #define FILTER_PRIORITY_EGRESS  0xbf00u
 #define FILTER_PRIORITY_INGRESS 1u
+
+#define REPLY_BYTES 32768
 
 const struct pf_hold_attachment pf_hold_attachments[PF_HOLD_ATTACHMENTS] = {
 	[PF_HOLD_PROGRAM_TO_POD] = {"to_pod", "link_to_pod", 1, 0},
@@ -282,6 +289,39 @@ int pf_hold_install(const char *pin_dir, const struct pf_hold_settings *settings
 	return code;
 }
 
+/* Whether anybody has a filter on one side of the device's clsact qdisc; true also if the kernel
+ * does not say. */
+static bool has_filters(uint32_t ifindex, uint32_t minor)
+{
+	struct {
+		struct nlmsghdr header;
+		struct tcmsg body;
+	} request = {
+		.header = {.nlmsg_len = sizeof(request),
+			   .nlmsg_type = RTM_GETTFILTER,
+			   .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+		.body = {.tcm_ifindex = (int)ifindex, .tcm_parent = TC_H_MAKE(TC_H_CLSACT, minor)},
+	};
+	char reply[REPLY_BYTES];
+	const struct nlmsghdr *header = (const struct nlmsghdr *)reply;
+	PF_AUTO_FD int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+
+	if (fd < 0 || send(fd, &request, sizeof(request), 0) < 0 ||
+	    recv(fd, reply, sizeof(reply), 0) < (ssize_t)sizeof(*header))
+		return true;
+	return header->nlmsg_type != NLMSG_DONE; /* the first message tells it */
+}
+
+/* The qdisc we have made stays if somebody else has come to use it. */
+static void destroy_clsact(uint32_t ifindex)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex,
+		    .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
+
+	if (!has_filters(ifindex, TC_H_MIN_INGRESS) && !has_filters(ifindex, TC_H_MIN_EGRESS))
+		bpf_tc_hook_destroy(&hook);
+}
+
 static void detach_clsact(const struct pf_hold_settings *settings)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)settings->pod_ifindex);
@@ -296,10 +336,8 @@ static void detach_clsact(const struct pf_hold_settings *settings)
 		hook.attach_point = attachment->is_egress ? BPF_TC_EGRESS : BPF_TC_INGRESS;
 		bpf_tc_detach(&hook, &opts);
 	}
-	if (settings->flags & PF_HOLD_FLAG_CLSACT_IS_OURS) {
-		hook.attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS;
-		bpf_tc_hook_destroy(&hook);
-	}
+	if (settings->flags & PF_HOLD_FLAG_CLSACT_IS_OURS)
+		destroy_clsact(settings->pod_ifindex);
 	libbpf_set_print(before);
 }
 

@@ -239,6 +239,34 @@ def test_a_pod_that_is_gone_leaves_a_hold_that_can_be_removed(world: tuple[Net, 
     traces.assert_gone()
 
 
+def tc(*arguments: str) -> str:
+    done = subprocess.run(
+        ["tc", *arguments], check=True, timeout=20, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("others", ["none", "before", "after"])
+def test_filters_of_others_stay_and_ours_go(world: tuple[Net, Path], others: str) -> None:
+    """What is done where tcx is missing: a qdisc that all share."""
+    made, root = world
+    on_link = ("dev", made.pod_link)
+    filter_of_others = ("egress", "prio", "99", "u32", "match", "u32", "0", "0", "flowid", "1:1")
+    if others == "before":
+        tc("qdisc", "add", *on_link, "clsact")
+        tc("filter", "add", *on_link, *filter_of_others)
+    with Hold.create("x", made.netns_path, made.addresses, root=root, clsact=True) as hold:
+        assert "hold_to_pod" in tc("filter", "show", *on_link, "egress")
+        assert "hold_from_pod" in tc("filter", "show", *on_link, "ingress")
+        if others == "after":
+            tc("filter", "add", *on_link, *filter_of_others)
+        hold.remove()
+    left = tc("filter", "show", *on_link, "egress") + tc("filter", "show", *on_link, "ingress")
+    assert "hold_" not in left
+    assert ("u32" in left) == (others != "none")
+    assert ("clsact" in tc("qdisc", "show", *on_link)) == (others != "none")
+
+
 def test_a_failed_creation_leaves_nothing(
     world: tuple[Net, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
