@@ -111,7 +111,8 @@ int pager_watch(struct pager *pager, struct space *space, int uffd, struct pf_er
 
 /* The monitor has a duplicate before anything is served. Once the processes run, a monitor that
  * is gone must not end the pager: they would read zeros in place of what is missing. */
-static int announce(struct pager *pager, struct space *space, int uffd, struct pf_error *err)
+static int announce(const struct pager *pager, const struct space *space, int uffd,
+		    struct pf_error *err)
 {
 	struct monitor_message message = {.type = MONITOR_USERFAULTFD,
 					  .space = space->id,
@@ -137,15 +138,17 @@ int pager_add_process(struct pager *pager, int pid, int uffd, struct pf_error *e
 
 int pager_add_child(struct pager *pager, const struct space *parent, int uffd, struct pf_error *err)
 {
-	struct space *space;
-	int code = add(pager, parent->pid, &space, err);
+	struct space *space, told = *parent;
+	int code;
 
+	/* First of all: a pager that is killed before this takes the descriptor with it. */
+	told.id = pager->count;
+	code = uffd < 0 ? 0 : announce(pager, &told, uffd, err);
+	if (code == 0)
+		code = add(pager, parent->pid, &space, err);
 	if (code == 0)
 		code = runs_clone(&parent->runs, &space->runs, err);
-	if (code < 0 || uffd < 0)
-		return code;
-	code = pager_watch(pager, space, uffd, err);
-	return code < 0 ? code : announce(pager, space, uffd, err);
+	return code < 0 || uffd < 0 ? code : pager_watch(pager, space, uffd, err);
 }
 
 bool pager_is_done(const struct pager *pager)
