@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import struct
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ CASES = [
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[InstalledHold]:
     """Attached to a pair of veths that nobody sends on."""
-    with node_netns(f"pf-run-{tmp_path.name[-8:]}"), bpf_root(tmp_path / "bpf") as root:
+    with node_netns(f"pf-run-{secrets.token_hex(4)}"), bpf_root(tmp_path / "bpf") as root:
         ip("link", "add", "pod", "type", "veth", "peer", "name", "far")
         pin_dir = root / "hold"
         pin_dir.mkdir()
