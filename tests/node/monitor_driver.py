@@ -2,6 +2,7 @@
 """Puts a container with a monitor to sleep and wakes it; runs on the node, by podferry's Python.
 
     monitor_driver.py sleep CONTAINER [TRIGGER_FIFO]   armed; TRIGGER_FIFO wakes it when written to
+    monitor_driver.py sleep-spoilt CONTAINER           runc's state is damaged just before
     monitor_driver.py wake|state|disarm CONTAINER
     monitor_driver.py events CONTAINER COUNT           so many events, one JSON object per line
 
@@ -31,7 +32,13 @@ IMAGES = Path("/run/podferry-driver/images")
 MOUNTS = Path("/run/podferry-driver/mounts")
 
 
-async def sleep(container_id: str, trigger: str) -> dict[str, object]:
+def spoil(container_id: str) -> None:
+    """Makes runc's state name a process that started at another time."""
+    path = anatomy.Places().state(container_id)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_process_start": 1}))
+
+
+async def sleep(container_id: str, trigger: str, *, spoilt: bool = False) -> dict[str, object]:
     """Arms, then dumps; the images are complete when it returns."""
     images, clone = IMAGES / container_id, MOUNTS / container_id
     shutil.rmtree(images, ignore_errors=True)
@@ -40,6 +47,12 @@ async def sleep(container_id: str, trigger: str) -> dict[str, object]:
     mount_clone.create(seen.init_pid, os.getpid(), clone)
     down = launch.dump(seen, str(images), Purpose.SLEEP)
     up = launch.restore(Sleeper.of(seen), str(images), str(clone))
+    level = os.environ.get("PODFERRY_TEST_LOG_LEVEL")
+    if level:  # tests kill CRIU at what its log says
+        down, up = (
+            dataclasses.replace(one, options=dict(one.options) | {"log_level": int(level)})
+            for one in (down, up)
+        )
     namespaces = [os.open(path, os.O_RDONLY) for path in down.enter]
     triggers = []
     if trigger:
@@ -50,6 +63,8 @@ async def sleep(container_id: str, trigger: str) -> dict[str, object]:
         namespaces=tuple(namespaces),
         triggers=tuple(triggers),
     )
+    if spoilt:
+        spoil(container_id)
     async with Monitor(monitor.find(container_id)) as asked:
         await asked.arm(arming)
         began = time.monotonic()
@@ -96,8 +111,9 @@ async def main() -> None:
     if verb == "events":
         await events(container_id, int(rest[0]))
         return
-    if verb == "sleep":
-        answer = await sleep(container_id, rest[0] if rest else "")
+    if verb in ("sleep", "sleep-spoilt"):
+        trigger = rest[0] if rest else ""
+        answer = await sleep(container_id, trigger, spoilt=verb == "sleep-spoilt")
     elif verb == "wake":
         answer = await wake(container_id)
     else:
