@@ -264,6 +264,10 @@ class InstalledHold:
         """Zeroes the counters and drops old events."""
         call(binding()[1].pf_hold_rearm, self._open())
 
+    def listen_again(self) -> None:
+        """Has the next waking packet raise an event, also after one was raised and taken."""
+        call(binding()[1].pf_hold_listen_again, self._open())
+
     def take_event(self) -> Waking | None:
         """The packet that wakes the pod, taken out of the buffer."""
         raw: Any = binding()[0].new("struct pf_hold_waking *")

@@ -80,6 +80,8 @@ int pf_hold_read_addresses(const struct pf_hold *hold, uint8_t *out, size_t *cou
 
 int pf_hold_rearm(const struct pf_hold *hold, struct pf_error *err);
 
+int pf_hold_listen_again(const struct pf_hold *hold, struct pf_error *err);
+
 int pf_hold_take_event(const struct pf_hold *hold, struct pf_hold_waking *out,
 		       struct pf_error *err);
 

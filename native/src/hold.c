@@ -5,6 +5,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "cleanup.h"
@@ -199,6 +200,17 @@ int pf_hold_rearm(const struct pf_hold *hold, struct pf_error *err)
 	if (code == 0)
 		code = write_only_element(hold, COUNTS, &none, err);
 	return code;
+}
+
+int pf_hold_listen_again(const struct pf_hold *hold, struct pf_error *err)
+{
+	struct pollfd events = {.fd = hold->map_fds[EVENTS], .events = POLLIN};
+	uint32_t zero = 0;
+	int ready = poll(&events, 1, 0);
+
+	if (ready < 0)
+		return pf_fail_errno(err, "cannot poll the hold's events");
+	return ready ? 0 : write_only_element(hold, RAISED, &zero, err);
 }
 
 int pf_hold_test_run(const struct pf_hold *hold, int program, const void *frame, size_t frame_bytes,

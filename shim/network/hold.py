@@ -208,13 +208,17 @@ class Hold:
         return self._whole().take_event()
 
     def arm(self) -> None:
-        """Holds what goes to the pod and drops what its kernel says; nothing if it does already.
+        """Holds what goes to the pod and drops what its kernel says.
+
+        Where it does already, say after a wake that failed, the next waking packet raises an event
+        again; those that are held do not, and an event that nobody has taken stays.
 
         Raises:
             Unavailable: packets of the last sleep are still on their way to the pod.
         """
         installed = self._whole()
         if installed.phase() is Phase.HELD:
+            installed.listen_again()
             return
         if not self._wait_until_drained(installed):
             raise Unavailable("the last release has not ended", where=self.hold_id)

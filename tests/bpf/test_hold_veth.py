@@ -287,6 +287,26 @@ def test_keepalives_and_resets_do_not_wake(hold: Hold, pods: Net) -> None:
             server.recv(1)
 
 
+def test_after_a_wake_that_failed_the_next_packet_wakes(hold: Hold, pods: Net) -> None:
+    with (
+        pods.pod_socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        pods.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        hold.arm()
+        client.sendto(b"first", server.getsockname())
+        assert readable(hold, PATIENCE_S)
+        hold.arm()
+        assert readable(hold, 0)  # nobody has taken it
+        assert hold.take_event() is not None
+        hold.arm()
+        assert not readable(hold, 0)
+        client.sendto(b"second", server.getsockname())
+        assert readable(hold, PATIENCE_S)
+        assert hold.counters.held_packets == 2
+        hold.release()
+        assert [server.recv(100), server.recv(100)] == [b"first", b"second"]
+
+
 @FAMILIES
 def test_neighbours_are_answered_in_the_sleep(hold: Hold, pods: Net, family: int) -> None:
     with (

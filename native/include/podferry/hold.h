@@ -108,6 +108,10 @@ int pf_hold_read_addresses(const struct pf_hold *hold, uint8_t *out, size_t *cou
 /* Before the phase becomes HELD: zeroes the counters, drops old events. */
 int pf_hold_rearm(const struct pf_hold *hold, struct pf_error *err);
 
+/* In HELD: the next waking packet raises an event although one was raised and taken before; an event
+ * that nobody has taken stays. */
+int pf_hold_listen_again(const struct pf_hold *hold, struct pf_error *err);
+
 /* Takes one event; 1 if there was one, 0 if not. */
 int pf_hold_take_event(const struct pf_hold *hold, struct pf_hold_waking *out,
 		       struct pf_error *err);
