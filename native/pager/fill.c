@@ -6,6 +6,12 @@
 
 #include "ahead.h"
 
+/* Whether the process has asked for pages lately. */
+struct pace {
+	uint64_t faults;  /* so many at the last step */
+	unsigned hurried; /* small steps to come */
+};
+
 static struct space *first_live(const struct pager *pager)
 {
 	/* Forked children come last: most of them end, or execute something, before their turn. */
@@ -31,11 +37,21 @@ static struct window window_at(const struct pager *pager, const unsigned char *b
 	return (struct window){0};
 }
 
-/* Places up to PAGER_FILL_BYTES. WANTED gets the window that is needed before it can go on. */
-static enum outcome fill_some(struct pager *pager, struct space *space, struct window have,
-			      struct window *wanted, struct pf_error *err)
+/* How much is placed before a fault gets its turn: less while the process is asking. */
+static uint64_t step_pages(const struct pager *pager, struct pace *pace)
 {
-	uint64_t budget = PAGER_FILL_BYTES / PAGE_BYTES;
+	if (pager->figures.faults != pace->faults)
+		pace->hurried = PAGER_HURRIED_STEPS;
+	else if (pace->hurried > 0)
+		pace->hurried--;
+	pace->faults = pager->figures.faults;
+	return (pace->hurried > 0 ? PAGER_HURRIED_BYTES : PAGER_FILL_BYTES) / PAGE_BYTES;
+}
+
+/* Places up to BUDGET pages. WANTED gets the window that is needed before it can go on. */
+static enum outcome fill_some(struct pager *pager, struct space *space, uint64_t budget,
+			      struct window have, struct window *wanted, struct pf_error *err)
+{
 	enum outcome outcome = PLACED;
 	struct piece piece;
 
@@ -53,7 +69,8 @@ static enum outcome fill_some(struct pager *pager, struct space *space, struct w
 }
 
 /* One step. Gives false when there is nothing left to do. */
-static bool step(struct pager *pager, struct window have, struct window *wanted, bool *blocked)
+static bool step(struct pager *pager, struct pace *pace, struct window have, struct window *wanted,
+		 bool *blocked)
 {
 	struct pf_error err = {0};
 	enum outcome outcome;
@@ -65,7 +82,7 @@ static bool step(struct pager *pager, struct window have, struct window *wanted,
 		pager_release(pager);
 		return false;
 	}
-	outcome = fill_some(pager, space, have, wanted, &err);
+	outcome = fill_some(pager, space, step_pages(pager, pace), have, wanted, &err);
 	if (outcome == BROKEN)
 		pager_fail(pager, &err);
 	else if (outcome == GONE || space->runs.missing == 0)
@@ -80,6 +97,7 @@ void *fill_run(void *argument)
 	struct pager *pager = argument;
 	struct window have = {0}, wanted = {0};
 	bool blocked = false;
+	struct pace pace = {0};
 	struct ahead ahead;
 	struct pf_error err = {0};
 
@@ -89,7 +107,7 @@ void *fill_run(void *argument)
 		pager_release(pager);
 		return NULL;
 	}
-	while (step(pager, have, &wanted, &blocked)) {
+	while (step(pager, &pace, have, &wanted, &blocked)) {
 		if (wanted.start)
 			have = ahead_get(&ahead, wanted, window_at(pager, wanted.end));
 		if (blocked) {

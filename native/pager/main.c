@@ -195,6 +195,7 @@ int main(int argc, char **argv)
 		fputs(usage, stderr);
 		return EXIT_USAGE;
 	}
+	signal(SIGPIPE, SIG_IGN); /* whoever reads its stderr may be gone before it is done */
 	code = set_up(&pager, &options, &err);
 	if (code < 0) {
 		status = options.resume ? EXIT_LOST : EXIT_NOT_RESTORED;

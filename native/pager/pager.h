@@ -16,13 +16,15 @@
 #include "protocol.h"
 #include "runs.h"
 
-#define PAGER_AROUND_BYTES (64u << 10)  /* what a fault brings with it */
-#define PAGER_ZERO_AROUND  16           /* pages */
-#define PAGER_FILL_BYTES   (512u << 10) /* what is placed before a fault gets its turn */
-#define PAGER_WINDOW_BYTES (4u << 20)   /* what is read from the store at once */
-#define PAGER_MAX_SPACES   65536u
-#define PAGER_DEFERRED     64
-#define PAGER_RETRY_NS     20000
+#define PAGER_AROUND_BYTES  (64u << 10)  /* what a fault brings with it */
+#define PAGER_ZERO_AROUND   16           /* pages */
+#define PAGER_FILL_BYTES    (512u << 10) /* what is placed before a fault gets its turn */
+#define PAGER_HURRIED_BYTES (128u << 10) /* the same, while faults come */
+#define PAGER_HURRIED_STEPS 64
+#define PAGER_WINDOW_BYTES  (4u << 20) /* what is read from the store at once */
+#define PAGER_MAX_SPACES    65536u
+#define PAGER_DEFERRED      64
+#define PAGER_RETRY_NS      20000
 
 /* One address space: a process that CRIU restores, or one that such a process has forked. */
 struct space {
