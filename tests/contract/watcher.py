@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at a socket's path in a tight loop, in a process of its own, and notes what it saw.
+"""Looks at a socket's path thousands of times a second, from a process of its own.
 
     python -m tests.contract.watcher PATH
 
-Ends at the end of its input and prints, as JSON, every distinct sight in order of time: "absent",
-or [inode, uid, gid, mode], each time it changed.
+Ends at the end of its input and prints, as JSON, what it saw each time that changed: [] for
+nothing, else [inode, uid, gid, mode].
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.contract.shim_process import ROOT
+
+LOOK_AGAIN_S = 0.0001
+"""Without a pause the watcher would take a processor for itself, from those it watches."""
 
 
 @dataclass
@@ -73,6 +77,7 @@ def _watch(path: str) -> None:
     seen: list[list[int]] = []
     looks, last = 0, None
     while not ended.is_set():
+        time.sleep(LOOK_AGAIN_S)
         looks += 1
         try:
             found = os.lstat(path)
