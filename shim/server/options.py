@@ -23,7 +23,7 @@ _BOTH_ENDS: Options = [
     # the line: 30 readers that had stopped in mid-stream held 578 MiB of ours, and hold 90 MiB so;
     # on a unix socket no reply of 100 B, 1 MiB or 15 MiB was slower for it.
     ("grpc.http2.bdp_probe", 0),
-    # In its place a fixed window that holds the lists of some 250 pods. With HTTP/2's 64 KiB a reply
+    # In its place a fixed window that holds the lists of 250 pods. With the usual 64 KiB a reply
     # of 90 KiB (ListContainers of 110 pods) waits for a window update on each leg: 80 us more.
     ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
 ]
