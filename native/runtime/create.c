@@ -249,6 +249,8 @@ int pr_create(const struct pr_call *call, int argc, char **argv, const struct pr
 	monitor.terminal = bundle->terminal;
 	monitor.no_new_keyring = call->no_new_keyring;
 	snprintf(monitor.directory, sizeof monitor.directory, "%s", directory);
+	/* Our caller, whose child the monitor becomes. */
+	monitor.shim_pidfd = pr_pidfd_open(getppid());
 	pid_t pid = fork();
 	if (pid < 0)
 		return 1;

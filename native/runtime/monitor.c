@@ -18,7 +18,7 @@
 #include "proc.h"
 
 #define LOG_LIMIT (64 << 10)
-#define POLLED    (PR_CONNECTIONS + PR_TRIGGERS + 4)
+#define POLLED    (PR_CONNECTIONS + PR_TRIGGERS + 5)
 
 void pr_monitor_log(struct pr_monitor *monitor, const char *format, ...)
 {
@@ -129,6 +129,10 @@ static void reap(struct pr_monitor *monitor)
 
 static void advance(struct pr_monitor *monitor)
 {
+	/* Without its shim containerd takes a container for gone, and may never say so to us. One that
+   * is awake runs on as under bare runc; one that sleeps must not come back to life. */
+	if (monitor->orphaned && monitor->state == PR_ASLEEP)
+		pr_monitor_end(monitor, 128 + SIGKILL);
 	/* One answer may start the next change, as a verb that wakes what has just fallen asleep. */
 	for (uint64_t before = 0; before != monitor->sequence;) {
 		before = monitor->sequence;
@@ -174,6 +178,7 @@ static void wait_once(struct pr_monitor *monitor)
 	int rpc = changing ? monitor->operation.rpc : -1;
 	polled[count++] = (struct pollfd){.fd = rpc, .events = POLLIN};
 	polled[count++] = (struct pollfd){.fd = monitor->pager.socket, .events = POLLIN};
+	polled[count++] = (struct pollfd){.fd = monitor->shim_pidfd, .events = POLLIN};
 	int armed = pr_wake_triggers(monitor, triggers), first = count;
 	for (int i = 0; i < armed; i++)
 		polled[count++] = (struct pollfd){.fd = triggers[i], .events = POLLIN};
@@ -194,6 +199,11 @@ static void wait_once(struct pr_monitor *monitor)
 		pr_pager_readable(monitor);
 	if (polled[0].revents)
 		reap(monitor);
+	if (polled[4].revents) {
+		close(monitor->shim_pidfd);
+		monitor->shim_pidfd = -1;
+		monitor->orphaned = true;
+	}
 	for (int i = first; i < first + armed; i++) {
 		if (!polled[i].revents)
 			continue;

@@ -82,6 +82,8 @@ struct pr_monitor {
 	pid_t init;
 	uint64_t init_start;
 	int init_pidfd;
+	int shim_pidfd; /* readable once containerd's shim has ended; -1 from then on */
+	bool orphaned;
 	pid_t known_to_runc; /* what state.json names: the init, or the placeholder */
 	pid_t criu;
 	struct pr_pager pager;

@@ -46,6 +46,8 @@ static const char *obstacle(struct pr_monitor *monitor, uint32_t flags, int32_t 
 	if (monitor->pager.pid > 0)
 		return "the pager still fills the last wake's memory";
 	*status = PR_REFUSED;
+	if (monitor->orphaned)
+		return "containerd's shim is gone";
 	if (flags & PR_FLAG_LEAVE_RUNNING)
 		return NULL;
 	if (monitor->terminal)
