@@ -19,6 +19,7 @@
 
 #define START ((unsigned char *)0x500000000000)
 #define PAGES 64u
+#define MORE  16u /* pages behind them that are in no image */
 #define PID   7
 
 static char directory[] = "/tmp/pager-resume-XXXXXX";
@@ -81,13 +82,13 @@ static int registered(void)
 {
 	struct uffdio_api api = {.api = UFFD_API,
 				 .features = UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP};
-	struct uffdio_register area = {.range = {(uint64_t)START, PAGES * PAGE_BYTES},
+	struct uffdio_register area = {.range = {(uint64_t)START, (PAGES + MORE) * PAGE_BYTES},
 				       .mode = UFFDIO_REGISTER_MODE_MISSING};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) < 0)
 		exit(PF_TEST_SKIP);
-	CHECK(mmap(START, PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE,
+	CHECK(mmap(START, (PAGES + MORE) * PAGE_BYTES, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == START);
 	CHECK_EQUAL(ioctl(fd, UFFDIO_REGISTER, &area), 0);
 	return fd;
@@ -139,7 +140,7 @@ static void *touch(void *argument)
 {
 	unsigned page = (unsigned)(uintptr_t)argument;
 
-	CHECK_EQUAL(START[page * PAGE_BYTES], page + 1);
+	CHECK_EQUAL(START[page * PAGE_BYTES], page < PAGES ? page + 1 : 0);
 	return NULL;
 }
 
@@ -161,16 +162,37 @@ static void read_message(struct journal *journal, int uffd)
 	journal_close(journal);
 }
 
-static void a_fault_was_read_and_not_answered(void)
-{
-	struct journal journal = begun(true);
-	int uffd = registered();
-	pthread_t thread;
+struct waiting {
+	pthread_t toucher;
+	int criu;
+};
 
-	CHECK_EQUAL(pthread_create(&thread, NULL, touch, (void *)5), 0);
+/* The restore goes on only after the page has come. */
+static void *finish_restore(void *argument)
+{
+	const struct waiting *waiting = argument;
+	uint32_t finished = CRIU_RESTORE_FINISHED;
+
+	pthread_join(waiting->toucher, NULL);
+	CHECK_EQUAL(write(waiting->criu, &finished, 4), 4);
+	return NULL;
+}
+
+static void a_fault_was_read_and_not_answered(unsigned page)
+{
+	struct journal journal = begun(false);
+	int uffd = registered(), pair[2];
+	struct waiting waiting;
+	pthread_t restore;
+
+	CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	waiting.criu = pair[1];
+	CHECK_EQUAL(pthread_create(&waiting.toucher, NULL, touch, (void *)(uintptr_t)page), 0);
 	read_message(&journal, uffd);
-	CHECK_EQUAL(resume(uffd, -1, NULL), 0);
-	pthread_join(thread, NULL);
+	CHECK_EQUAL(pthread_create(&restore, NULL, finish_restore, &waiting), 0);
+	CHECK_EQUAL(resume(uffd, pair[0], NULL), 0);
+	pthread_join(restore, NULL);
+	close(pair[1]);
 	check_pages(0, PAGES);
 }
 
@@ -310,7 +332,8 @@ int main(void)
 	atexit(remove_all);
 	snprintf(journal_path, sizeof(journal_path), "%s/journal", directory);
 	write_images();
-	a_fault_was_read_and_not_answered();
+	a_fault_was_read_and_not_answered(5);
+	a_fault_was_read_and_not_answered(PAGES + 3);
 	a_removal_was_read_and_not_noted();
 	pages_were_placed_and_written_since();
 	the_end_of_the_restore_was_read_and_not_noted();
