@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0f\x63riu_core.proto\x12\x10podferry.criu.v1\"Q\n\ncore_entry\x12\r\n\x05mtype\x18\x01 \x02(\x05\x12\x34\n\x0bthread_info\x18\x02 \x01(\x0b\x32\x1f.podferry.criu.v1.ThreadInfoX86\"?\n\rThreadInfoX86\x12.\n\x06gpregs\x18\x02 \x01(\x0b\x32\x1e.podferry.criu.v1.RegistersX86\"E\n\x0cRegistersX86\x12\n\n\x02\x61x\x18\x0b \x02(\x04\x12\x0f\n\x07orig_ax\x18\x10 \x02(\x04\x12\n\n\x02ip\x18\x11 \x02(\x04\x12\x0c\n\x04mode\x18\x1c \x01(\x05')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0f\x63riu_core.proto\x12\x10podferry.criu.v1\"Q\n\ncore_entry\x12\r\n\x05mtype\x18\x01 \x02(\x05\x12\x34\n\x0bthread_info\x18\x02 \x01(\x0b\x32\x1f.podferry.criu.v1.ThreadInfoX86\"?\n\rThreadInfoX86\x12.\n\x06gpregs\x18\x02 \x01(\x0b\x32\x1e.podferry.criu.v1.RegistersX86\"E\n\x0cRegistersX86\x12\n\n\x02\x61x\x18\x0b \x02(\x04\x12\x0f\n\x07orig_ax\x18\x10 \x02(\x04\x12\n\n\x02ip\x18\x11 \x02(\x04\x12\x0c\n\x04mode\x18\x1c \x01(\x05\"9\n\x0finventory_entry\x12\x13\n\x0bimg_version\x18\x01 \x02(\r\x12\x11\n\ttcp_close\x18\n \x01(\x08\"Q\n\nfile_entry\x12\x0c\n\x04type\x18\x01 \x02(\x05\x12\n\n\x02id\x18\x02 \x02(\r\x12)\n\x03isk\x18\x04 \x01(\x0b\x32\x1c.podferry.criu.v1.InetSocket\"N\n\nInetSocket\x12\r\n\x05proto\x18\x05 \x02(\r\x12\r\n\x05state\x18\x06 \x02(\r\x12\x10\n\x08src_port\x18\x07 \x02(\r\x12\x10\n\x08\x64st_port\x18\x08 \x02(\r')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,4 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_THREADINFOX86']._serialized_end=183
   _globals['_REGISTERSX86']._serialized_start=185
   _globals['_REGISTERSX86']._serialized_end=254
+  _globals['_INVENTORY_ENTRY']._serialized_start=256
+  _globals['_INVENTORY_ENTRY']._serialized_end=313
+  _globals['_FILE_ENTRY']._serialized_start=315
+  _globals['_FILE_ENTRY']._serialized_end=396
+  _globals['_INETSOCKET']._serialized_start=398
+  _globals['_INETSOCKET']._serialized_end=476
 # @@protoc_insertion_point(module_scope)

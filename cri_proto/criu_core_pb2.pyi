@@ -30,3 +30,33 @@ class RegistersX86(_message.Message):
     ip: int
     mode: int
     def __init__(self, ax: _Optional[int] = ..., orig_ax: _Optional[int] = ..., ip: _Optional[int] = ..., mode: _Optional[int] = ...) -> None: ...
+
+class inventory_entry(_message.Message):
+    __slots__ = ("img_version", "tcp_close")
+    IMG_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TCP_CLOSE_FIELD_NUMBER: _ClassVar[int]
+    img_version: int
+    tcp_close: bool
+    def __init__(self, img_version: _Optional[int] = ..., tcp_close: _Optional[bool] = ...) -> None: ...
+
+class file_entry(_message.Message):
+    __slots__ = ("type", "id", "isk")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ISK_FIELD_NUMBER: _ClassVar[int]
+    type: int
+    id: int
+    isk: InetSocket
+    def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., isk: _Optional[_Union[InetSocket, _Mapping]] = ...) -> None: ...
+
+class InetSocket(_message.Message):
+    __slots__ = ("proto", "state", "src_port", "dst_port")
+    PROTO_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SRC_PORT_FIELD_NUMBER: _ClassVar[int]
+    DST_PORT_FIELD_NUMBER: _ClassVar[int]
+    proto: int
+    state: int
+    src_port: int
+    dst_port: int
+    def __init__(self, proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ...) -> None: ...

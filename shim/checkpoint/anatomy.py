@@ -91,6 +91,7 @@ def read(container_id: str, places: Places | None = None) -> Anatomy:
         tasks=tasks,
         strangers=strangers,
         lsm_profile=_lsm_profile(init_pid),
+        network_inode=Path(f"/proc/{init_pid}/ns/net").stat().st_ino,
     )
 
 

@@ -102,7 +102,8 @@ async def lay_down(bed: Bed, seen: Anatomy, release: Release, freezer: str = "")
             except CriuFailed as error:
                 with contextlib.suppress(PodferryError):
                     await asked.disarm()
-                raise await asyncio.to_thread(_explained, bed, "dump.log", error) from error
+                log = Path(bed.images) / "dump.log"
+                raise explained(bed.name, log, error) from error
     image_bytes = await finish(bed, release)
     figures = await asyncio.to_thread(stats.read_dump, Path(bed.images))
     took_ms = (time.monotonic() - began) * 1000
@@ -133,10 +134,8 @@ async def get_up(bed: Bed) -> float:
         try:
             await asked.wake()
         except CriuFailed as error:
-            explained = await asyncio.to_thread(_explained, bed, "restore.log", error)
-            raise RestoreFailed(
-                explained.what, where=explained.where, remedy=explained.remedy
-            ) from error
+            told = explained(bed.name, Path(bed.images) / "restore.log", error)
+            raise RestoreFailed(told.what, where=told.where, remedy=told.remedy) from error
     return (time.monotonic() - began) * 1000
 
 
@@ -188,16 +187,16 @@ def _arming(bed: Bed, namespaces: tuple[int, ...], release: Release) -> Arming:
     )
 
 
-def _explained(bed: Bed, log_name: str, error: CriuFailed) -> DumpFailed:
-    path = Path(bed.images) / log_name
+def explained(name: str, log_path: Path, error: CriuFailed) -> DumpFailed:
+    """CRIU's failure in plain words, from its log."""
     try:
-        log = path.read_bytes()[-LOG_END_BYTES:].decode("utf-8", "replace")
+        log = log_path.read_bytes()[-LOG_END_BYTES:].decode("utf-8", "replace")
     except OSError:
         log = ""
     found = criu_errors.diagnose(log, str(error))
     told = f" (criu: {found.line})" if found.line else ""
     return DumpFailed(
-        f"{found.cause.reason}{told}", where=f"container {bed.name}", remedy=found.cause.remedy
+        f"{found.cause.reason}{told}", where=f"container {name}", remedy=found.cause.remedy
     )
 
 

@@ -12,7 +12,7 @@ there the namespace is dumped, and the restored tasks join it and find their seg
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,7 @@ class Anatomy:
         tasks: its processes by host pid; the init is the first.
         strangers: processes in its pid namespace that the init is no ancestor of.
         lsm_profile: the AppArmor profile or SELinux label of its init, "" for none.
+        network_inode: of its network namespace.
     """
 
     container_id: str
@@ -81,6 +82,7 @@ class Anatomy:
     tasks: tuple[int, ...] = ()
     strangers: tuple[int, ...] = ()
     lsm_profile: str = ""
+    network_inode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,3 +231,44 @@ def restore(
     if sleeper.system_v:
         options["join_ns"] = [{"ns": "ipc", "ns_file": sleeper.joined["ipc"]}]
     return Launch("RESTORE", options, _entered(sleeper))
+
+
+def archive(
+    anatomy: Anatomy,
+    images_dir: str,
+    bound: Collection[str],
+    masked: Collection[str],
+    freezer: str,
+) -> Launch:
+    """What CRIU is asked for an image that runc can restore: its names, its cgroup mode.
+
+    The container runs on. Connections are written down as closed: where such an image is restored
+    the address is another one, and runc's restore refuses images with open connections.
+
+    Args:
+        anatomy: the container.
+        images_dir: an existing empty directory.
+        bound: the targets of config.json's bind mounts, which runc's restore binds by that name.
+        masked: the paths of config.json that are masked, by /dev/null if they are files.
+        freezer: its cgroup of the freezer, which is frozen.
+    """
+    external = [f"net[{anatomy.network_inode}]:extRootNetNS"]
+    for one in anatomy.mounts:
+        if one.point in bound or one.kind == "cgroup":
+            external.append(f"mnt[{one.point}]:{one.point}")
+        elif one.point in masked and one.root == "/null":
+            external.append(f"mnt[{one.point}]:/dev/null")
+    options = _common(images_dir, "dump.log") | {
+        "pid": anatomy.init_pid,
+        "root": anatomy.rootfs,
+        "external": external,
+        "leave_running": True,
+        "tcp_established": False,
+        "tcp_close": True,
+        "tcp_skip_in_flight": True,
+        "ghost_limit": GHOST_LIMIT_BYTES,
+        "manage_cgroups_mode": "SOFT",
+        "freeze_cgroup": freezer,
+        "timeout": 10,
+    }
+    return Launch("DUMP", options, ())

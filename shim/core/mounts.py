@@ -34,6 +34,7 @@ class Mount:
         tags: propagation: "shared:1", "master:1".
         kind: the file system: "overlay", "proc".
         source: what mount(2) was told.
+        file_system_options: of the file system: "rw,upperdir=/...".
     """
 
     mount_id: int
@@ -45,6 +46,7 @@ class Mount:
     tags: tuple[str, ...]
     kind: str
     source: str
+    file_system_options: str = ""
 
     @property
     def ours(self) -> bool:
@@ -81,6 +83,7 @@ def _line(line: str) -> Mount:
         tags=tuple(fields[6:]),
         kind=rest[0],
         source=_unescape(rest[1]),
+        file_system_options=_unescape(" ".join(rest[2:])),
     )
 
 

@@ -79,6 +79,25 @@ async def addresses(channel: grpc.aio.Channel, sandbox_id: str) -> list[str]:
     return [one for one in (network.ip, *(more.ip for more in network.additional_ips)) if one]
 
 
+async def container_status(channel: grpc.aio.Channel, container_id: str) -> cri.ContainerStatus:
+    """CRI's status of a container.
+
+    Raises:
+        Unavailable: the runtime does not say.
+    """
+    request = cri.ContainerStatusRequest(container_id=container_id)
+    try:
+        answer: cri.ContainerStatusResponse = await _call(
+            channel, "ContainerStatus", request, LIST_TIMEOUT_S
+        )
+    except grpc.aio.AioRpcError as error:
+        raise Unavailable(
+            f"the runtime does not tell its status: {error.details()}",
+            where=f"container {container_id}",
+        ) from error
+    return answer.status
+
+
 async def end_container(channel: grpc.aio.Channel, container_id: str) -> None:
     """Kills a container, without grace.
 

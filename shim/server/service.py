@@ -16,12 +16,14 @@ from pathlib import Path
 import grpc
 
 from cri_proto import control_pb2_grpc
+from shim.checkpoint import archive
 from shim.checkpoint.journal import SleepJournal
 from shim.checkpoint.sleeping import Sleeping
 from shim.core.calls import CallLedger
 from shim.core.registry import Registry
 from shim.core.rules import RuleBook
 from shim.errors import HandoverRefused, PodferryError, Refused
+from shim.rules.checkpoint import Checkpoint, CheckpointAnswer
 from shim.rules.hold import Hold
 from shim.rules.remember import Remember
 from shim.rules.settle import Settle
@@ -82,6 +84,8 @@ class Service:
                 Remember(self.registry, self.recollection.doubt),
                 self.hold_rule,
                 Wake(self.sleeping),
+                Checkpoint(self._write_checkpoint),
+                CheckpointAnswer(),
             ]
         )
         self.interception = Interception(book, self.recollection.doubt)
@@ -162,6 +166,11 @@ class Service:
         ownership = ownership_of(Path(self.settings.cri.runtime))
         if ownership and self.phase != "starting":
             self._cri_socket.follow(ownership)
+
+    async def _write_checkpoint(self, container_id: str, location: str) -> None:
+        status = await containerd.container_status(self.channel, container_id)
+        work_dir = Path(self.settings.service.run_dir) / "checkpoints"
+        await archive.write(container_id, status, location, work_dir)
 
     # ---- handover, the successor's side
 
