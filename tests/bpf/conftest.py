@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from shim._native import Activity
 from shim.errors import MissingFeature, NativeError
+from tests.bpf.hold_net import Net, bpf_root, net
 
 
 @pytest.fixture
@@ -28,3 +30,10 @@ def activity() -> Iterator[Activity]:
         pytest.skip(f"BPF is not allowed here: {error}")
     with loaded:
         yield loaded
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[tuple[Net, Path]]:
+    """A pod, a client and a bpf file system of the test's own."""
+    with net() as made, bpf_root(tmp_path / "bpf") as root:
+        yield made, root

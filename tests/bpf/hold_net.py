@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import secrets
+import select
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shim.network.hold import Hold
 
 CLONE_NEWNET = 0x40000000
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
@@ -63,6 +66,13 @@ def _enter(path: Path) -> None:
     with path.open() as file:
         if _libc.setns(file.fileno(), CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), f"setns {path}")
+
+
+def readable(hold: Hold, timeout_s: float) -> bool:
+    """Whether the event of a hold comes within a time."""
+    poller = select.poll()
+    poller.register(hold.event_fd, select.POLLIN)
+    return bool(poller.poll(timeout_s * 1000))
 
 
 def inside(netns: str, body: Callable[[], Any]) -> Any:

@@ -10,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from shim._native_hold import Phase
 from shim.errors import InvalidInput, NotFound, Refused
 from shim.network import plug
 from shim.network.hold import Hold, ReleaseActions
-from tests.bpf.hold_net import Net, bpf_root, ip, net, traces_of, until
+from tests.bpf.hold_net import Net, ip, traces_of, until
 
 pytestmark = pytest.mark.root
 
@@ -67,12 +66,6 @@ else:
     getattr(hold.Hold("pod-1", Path(root)), verb)()
 die()
 """
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[tuple[Net, Path]]:
-    with net() as made, bpf_root(tmp_path / "bpf") as root:
-        yield made, root
 
 
 def killed_holder(world: tuple[Net, Path], verb: str, kill: str = "") -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import select
 import socket
 import statistics
 import struct
 import threading
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ import pytest
 from shim._native_hold import Cause, Flag, Phase
 from shim.network import plug
 from shim.network.hold import Hold
-from tests.bpf.hold_net import PATIENCE_S, Net, bpf_root, inside, ip, net, until
+from tests.bpf.hold_net import PATIENCE_S, Net, ip, readable, until
 
 pytestmark = pytest.mark.root
 
@@ -28,12 +26,6 @@ FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], 
 TCP_INFO_TOTAL_RETRANS_AT = 100  # struct tcp_info, tcpi_total_retrans
 HELD_S = 0.5
 DATAGRAMS = 5000
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[tuple[Net, Path]]:
-    with net() as made, bpf_root(tmp_path / "bpf") as root:
-        yield made, root
 
 
 @pytest.fixture(params=["tcx", "clsact"])
@@ -53,12 +45,6 @@ def hold(world: tuple[Net, Path], request: pytest.FixtureRequest) -> Iterator[Ho
 @pytest.fixture
 def pods(world: tuple[Net, Path]) -> Net:
     return world[0]
-
-
-def readable(hold: Hold, timeout_s: float) -> bool:
-    poller = select.poll()
-    poller.register(hold.event_fd, select.POLLIN)
-    return bool(poller.poll(timeout_s * 1000))
 
 
 def retransmissions(connected: socket.socket) -> int:
@@ -320,82 +306,6 @@ def test_neighbours_are_answered_in_the_sleep(hold: Hold, pods: Net, family: int
         assert readable(hold, PATIENCE_S)
         hold.release()
         assert server.recv(100) == b"who has you?"
-
-
-def test_echo_requests_wake_only_where_that_is_wanted(world: tuple[Net, Path]) -> None:
-    made, root = world
-    for wanted in (True, False):
-        with (
-            Hold.create(
-                "icmp", made.netns_path, made.addresses, root=root, wake_on_icmp=wanted
-            ) as hold,
-            made.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
-        ):
-            hold.arm()
-            _echo_request(made)
-            until(lambda hold=hold: hold.counters.in_packets == 1, "the echo request is held")
-            assert readable(hold, 0) is wanted
-            client.sendto(b"x", (made.pod4, 9))
-            assert readable(hold, PATIENCE_S)
-            hold.remove()
-
-
-def _echo_request(made: Net) -> None:
-    def send() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
-            raw.sendto(struct.pack("!BBHHH", 8, 0, 0xF7FF, 0, 0), (made.pod4, 0))
-
-    inside(made.client_netns, send)
-
-
-def test_over_the_bound_the_oldest_stay_and_the_rest_is_counted(world: tuple[Net, Path]) -> None:
-    made, root = world
-    with (
-        Hold.create("bound", made.netns_path, made.addresses, root=root, max_packets=100) as hold,
-        made.pod_socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
-        made.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
-    ):
-        hold.arm()
-        for number in range(150):
-            client.sendto(struct.pack("!I", number), server.getsockname())
-        until(lambda: hold.counters.over_packets == 50, "the bound is met")
-        assert hold.counters.held_packets == 100
-        hold.release()
-        seen = [struct.unpack("!I", server.recv(200))[0] for _ in range(100)]
-        assert seen == list(range(100))
-        assert hold.counters.lost_packets == 50
-        hold.remove()
-
-
-def test_a_shared_device_is_held_for_the_pods_addresses_alone(world: tuple[Net, Path]) -> None:
-    made, root = world
-    other4 = str(ip_address(made.pod4) + 10)
-    ip("-n", made.pod_netns, "address", "add", f"{other4}/24", "dev", "eth0")
-    with (
-        Hold.create(
-            "shared",
-            made.netns_path,
-            [ip_address(made.pod4)],
-            root=root,
-            device=made.pod_link,
-        ) as hold,
-        made.pod_socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
-        made.socket_of(made.pod_netns, socket.AF_INET, socket.SOCK_DGRAM) as other,
-        made.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
-    ):
-        other.bind((other4, 0))
-        hold.arm()
-        for number in range(500):
-            client.sendto(struct.pack("!I", number), server.getsockname())
-        client.sendto(b"other", other.getsockname())
-        data, sender = other.recvfrom(100)
-        assert data == b"other"
-        other.sendto(b"answer", sender)
-        assert client.recv(100) == b"answer"
-        hold.release()
-        seen = [struct.unpack("!I", server.recv(200))[0] for _ in range(500)]
-        assert seen == list(range(500))
-        hold.remove()
 
 
 def test_many_sleeps_in_a_row_and_how_long_a_release_takes(
