@@ -68,17 +68,21 @@ class Watched(Kubelet):
         """Its state directory as the host sees it."""
         return self.node.path(f"{MONITORS}/{container_id}")
 
-    def drive(self, verb: str, container_id: str, *words: str) -> dict[str, Any]:
+    def drive(
+        self, verb: str, container_id: str, *words: str, log_level: int = 2
+    ) -> dict[str, Any]:
         """monitor_driver.py's answer."""
         argv = [PYTHON, f"{SOURCES}/monitor_driver.py", verb, container_id, *words]
-        result = self.node.exec(argv, env={"PYTHONPATH": SOURCES}, check=False)
+        env = {"PYTHONPATH": SOURCES, "PODFERRY_TEST_LOG_LEVEL": str(log_level)}
+        result = self.node.exec(argv, env=env, check=False)
         assert result.status == 0, result.text + result.stderr.decode()
         answer: dict[str, Any] = json.loads(result.text)
         return answer
 
-    def sleep(self, container_id: str, trigger: str = "") -> dict[str, Any]:
+    def sleep(self, container_id: str, trigger: str = "", log_level: int = 2) -> dict[str, Any]:
         """Puts it to sleep; must succeed."""
-        answer = self.drive("sleep", container_id, *([trigger] if trigger else []))
+        words = [trigger] if trigger else []
+        answer = self.drive("sleep", container_id, *words, log_level=log_level)
         assert answer.get("state") == ASLEEP, answer
         return answer
 
