@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shim.checkpoint import anatomy, bed, freezer, images, pods, survey
+from shim.checkpoint import anatomy, bed, datagrams, freezer, images, pods, survey
 from shim.checkpoint.bed import Slept
 from shim.checkpoint.gate import Gate
 from shim.checkpoint.images import ImagesDamaged
@@ -158,9 +158,12 @@ class Sleeping:
         state = Asleep(record, gate)
         alone = len(record.beds) == 1
         trusted = images.is_volatile(self._images_dir)
+        if gate:
+            await asyncio.to_thread(gate.shut)
+            left = await datagrams.drain(next(iter(seen.values())).init_pid)
+            if left:
+                logger.warning("unread datagrams are lost pod=%s bytes=%d", record.pod, left)
         with freezer.frozen([] if alone else list(seen.values())) as frozen:
-            if gate:
-                await asyncio.to_thread(gate.shut)
             slept = [
                 await bed.lay_down(
                     one,
