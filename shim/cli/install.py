@@ -11,12 +11,14 @@ from pathlib import Path
 
 import click
 
+import shim
 from shim.errors import InstallRefused
 from shim.installer import content, report, session
 from shim.installer.facts import Wish
 from shim.installer.steps import Step
 
 UNFINISHED_STATUS = 3
+OWN_RUNTIME = Path(shim.__file__).parent / "bin" / "podferry-runtime"
 
 _root = click.option(
     "--root",
@@ -69,9 +71,12 @@ _output = click.option(
 @click.option(
     "--containerd-runtime",
     default="",
-    metavar="PATH",
-    help="Also make containerd (2 or later) run this OCI runtime in place of runc, by a drop-in in "
-    "/etc/containerd/conf.d. Passing calls does not need it.",
+    is_flag=False,
+    flag_value=str(OWN_RUNTIME),
+    metavar="[PATH]",
+    help="Also make containerd (2 or later) run podferry-runtime in front of runc, by a drop-in in "
+    "/etc/containerd/conf.d: pods made after containerd's restart can sleep. PATH names another "
+    "OCI runtime. Passing calls does not need it.",
 )
 @click.option(
     "--restart-containerd",
