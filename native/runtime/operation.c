@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Owns one conversation with CRIU: request, notifications, answer, time limit. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -118,6 +119,23 @@ void pr_operation_readable(struct pr_monitor *monitor)
 		on_notification(monitor, &answer);
 	else
 		on_answer(monitor, &answer);
+}
+
+/* The end of the channel may not come: tasks that CRIU was about to restore hold it too. */
+void pr_operation_criu_ended(struct pr_monitor *monitor)
+{
+	struct pr_operation *operation = &monitor->operation;
+	bool changing = monitor->state == PR_CHECKPOINTING || monitor->state == PR_WAKING;
+	monitor->criu = 0;
+	while (changing && !operation->answered) {
+		struct pollfd ready = {.fd = operation->rpc, .events = POLLIN};
+		if (operation->rpc >= 0 && poll(&ready, 1, 0) == 1) {
+			pr_operation_readable(monitor);
+			continue;
+		}
+		operation->failed_early = true;
+		pr_operation_fail(monitor, "CRIU ended without an answer");
+	}
 }
 
 void pr_operation_finish(struct pr_monitor *monitor, enum pr_state state, int32_t status)
