@@ -276,3 +276,34 @@ def test_a_damaged_image_is_found_and_the_container_ends(sleepers: Sleepers, vic
     assert b"damaged" in result.stderr or b"manifest" in result.stderr
     status = sleepers.kubelet.cri.container_status(pod.container_id).status
     assert status.state == cri.CONTAINER_EXITED
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        "/var/lib/podferry/sleep/*.json",
+        "/run/podferry/mounts/*/etc",
+        "/sys/fs/bpf/podferry/hold/*",
+        "/run/podferry/images/*/dump.log",
+        "/run/podferry/images/*/inventory.img",
+        "/run/podferry/images/*/podferry-manifest.json",
+    ],
+)
+def test_killed_in_the_middle_of_a_sleep_the_next_start_makes_it_whole(
+    sleepers: Sleepers, sign: str
+) -> None:
+    pod = sleepers.redis()
+    assert sleepers.ask(pod, "SET a 41") == "+OK"
+    asking = sleepers.node.daemon("asking", [PODFERRY, "sleep", "redis"])
+    asking.start()
+    root = sleepers.node.path("/")
+    until = time.monotonic() + DEADLINE_S
+    while not any(root.glob(sign.lstrip("/"))):  # a spin: the moment is short
+        assert time.monotonic() < until, f"{sign} does not appear"
+    sleepers.shim.kill()
+    sleepers.eventually(lambda: not asking.is_running())
+    sleepers.shim.start()
+    # It may sleep, wholly, or run; either way its packets reach it and its data is there.
+    assert sleepers.ask(pod, "INCR a") == ":42"
+    sleepers.eventually(lambda: sleepers.state(pod)["state"] == "running")
+    sleepers.eventually(lambda: sleepers.left() == [])
