@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # `make demo` and `make test` are all a newcomer needs (as root); each does its own set-up.
 
-.PHONY: help setup check test quick demo bench-cri conformance kubelet crictl clean
+.PHONY: help setup check test quick demo bench-cri bench-wake conformance kubelet crictl clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: setup ## a pod started through podferry on a real node
 
 bench-cri: setup ## what podferry costs on the CRI path; QUICK=1 for a short run
 	@scripts/in-testbed -m tests.bench.cri
+
+bench-wake: setup ## what sleep and wake cost; QUICK=1 for a short run
+	@scripts/in-testbed -m tests.bench.wake
 
 conformance: setup ## critest direct and through podferry; CRITEST=/path/to/critest
 	@scripts/in-testbed -m tests.conformance critest --critest "$(CRITEST)"

@@ -115,13 +115,12 @@ class Busy(Line):
 
     def judge(self, words: list[str]) -> None:
         """Its own errors are wrong answers; its counters only grow."""
-        said = dict(word.split("=", 1) for word in words)
-        if said["errors"] != "0":
-            raise WrongAnswer(f"it found {said['errors']} errors, first {said['first']}")
+        before, self.said = self.said, dict(word.split("=", 1) for word in words)
+        if self.said["errors"] != "0":
+            raise WrongAnswer(f"it found {self.said['errors']} errors, first {self.said['first']}")
         for key in ("rounds", "timer", "signals"):
-            if int(said[key]) < int(self.said.get(key, 0)):
-                raise WrongAnswer(f"{key} fell from {self.said[key]} to {said[key]}")
-        self.said = said
+            if int(self.said[key]) < int(before.get(key, 0)):
+                raise WrongAnswer(f"{key} fell from {before[key]} to {self.said[key]}")
 
 
 class Echo(Line):
@@ -167,6 +166,16 @@ class Redis(Line):
         if self.call(b"INCR", self.key) != b":%d" % self.count:
             raise WrongAnswer(f"INCR {self.count}")
         self.call(b"SET", self.key + b":value", b"%d" % self.count * 100)
+
+
+class Counter(Redis):
+    """redis-server with one command per request, for what is timed."""
+
+    def ask(self) -> None:
+        """Counts on."""
+        self.count += 1
+        if self.call(b"INCR", self.key) != b":%d" % self.count:
+            raise WrongAnswer(f"INCR {self.count}")
 
 
 class Http(Line):
@@ -312,6 +321,7 @@ KINDS: dict[str, type[Line]] = {
     "busy": Busy,
     "echo": Echo,
     "redis": Redis,
+    "counter": Counter,
     "http": Http,
     "postgres": Postgres,
     "udp": Datagrams,
