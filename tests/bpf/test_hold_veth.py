@@ -25,6 +25,7 @@ pytestmark = pytest.mark.root
 FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
 TCP_INFO_TOTAL_RETRANS_AT = 100  # struct tcp_info, tcpi_total_retrans
 HELD_S = 0.5
+SYN_TIMER_S = 1.0  # TCP_TIMEOUT_INIT of the kernel
 DATAGRAMS = 5000
 
 
@@ -75,6 +76,7 @@ def test_a_syn_is_held_and_then_answered_without_another(
         hold.arm()
         assert not readable(hold, 0)
         client.setblocking(False)
+        begun_s = time.monotonic()
         assert client.connect_ex(listener.getsockname()[:2]) != 0
         assert readable(hold, PATIENCE_S)
         event = hold.take_event()
@@ -90,11 +92,13 @@ def test_a_syn_is_held_and_then_answered_without_another(
         hold.release()
         listener.settimeout(PATIENCE_S)
         accepted, _ = listener.accept()
+        # A crowded machine may take longer than the SYN's own timer; then the client sends another.
+        if time.monotonic() - begun_s < SYN_TIMER_S:
+            assert retransmissions(client) == 0
         client.settimeout(PATIENCE_S)
         with accepted:
             exchange(client, accepted, b"question" * 1000)
             exchange(accepted, client, b"answer" * 1000)
-        assert retransmissions(client) == 0
 
 
 @FAMILIES
