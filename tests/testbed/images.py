@@ -27,7 +27,8 @@ NGINX = f"{REGISTRY}/nginx:1"
 MEMCACHED = f"{REGISTRY}/memcached:1"
 IPERF = f"{REGISTRY}/iperf3:1"
 PYTHON = f"{REGISTRY}/python-workload:1"
-ALL = (PAUSE, BUSYBOX, REDIS, NGINX, MEMCACHED, IPERF, PYTHON)
+POSTGRES = f"{REGISTRY}/postgres:1"
+ALL = (PAUSE, BUSYBOX, REDIS, NGINX, MEMCACHED, IPERF, PYTHON, POSTGRES)
 
 PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 MERGED = ("bin", "sbin", "lib", "lib64")
@@ -49,6 +50,14 @@ http {
     scgi_temp_path /tmp/scgi;
     server { listen 80; root /srv; }
 }
+"""
+
+
+# The cluster is made at the start; AS_POSTGRES may say how else the server is run.
+POSTGRES_COMMAND = """cd /var/lib/postgresql
+su postgres -c '{bin}/initdb -D data -A trust --no-locale -E UTF8 --no-sync' >/dev/null
+echo 'host all all all trust' >>data/pg_hba.conf
+exec ${AS_POSTGRES:-su postgres -c} "exec {bin}/postgres -D data -h '*' -k /tmp"
 """
 
 
@@ -125,6 +134,33 @@ def _python_layer() -> bytes:
     )
 
 
+def _postgres_home() -> Path:
+    (home,) = Path("/usr/lib/postgresql").iterdir()
+    return home
+
+
+def _postgres_layer() -> bytes:
+    """Server and initdb; the database is made in the pod, by the user postgres (1000)."""
+    home = _postgres_home()
+    user = b"postgres:x:1000:1000::/var/lib/postgresql:/bin/sh\n"
+    return programs_layer(
+        [str(home / "bin/postgres"), str(home / "bin/initdb")],
+        [
+            oci.Entry("usr/lib/postgresql"),
+            *tree(home / "lib", skip=frozenset({"bitcode", "pgxs"})),
+            oci.Entry("usr/share"),
+            oci.Entry("usr/share/postgresql"),
+            *tree(Path("/usr/share/postgresql") / home.name, skip=frozenset({"man", "extension"})),
+            *tree(Path("/usr/share/postgresql") / home.name / "extension"),
+            *tree(Path("/usr/share/zoneinfo/Etc")),
+            oci.Entry("var/lib"),
+            oci.Entry("var/lib/postgresql", uid=1000, mode=0o700),
+            oci.Entry("etc/passwd", PASSWD + user, mode=0o644),
+            oci.Entry("etc/group", GROUP + b"postgres:x:1000:\n", mode=0o644),
+        ],
+    )
+
+
 def build_all() -> list[oci.Image]:
     """Every test image."""
     base = base_layer()
@@ -134,6 +170,8 @@ def build_all() -> list[oci.Image]:
     # nginx opens its compiled-in log before it has read its configuration.
     nginx += [oci.Entry("var/log"), oci.Entry("var/log/nginx"), oci.Entry("usr/share")]
     redis = programs_layer(["/usr/bin/redis-server", "/usr/bin/redis-cli"])
+
+    start_postgres = POSTGRES_COMMAND.replace("{bin}", str(_postgres_home() / "bin"))
 
     def over_base(name: str, top: bytes, *command: str, user: str = "") -> oci.Image:
         return oci.Image(name, (base, top), command, PATH, user)
@@ -146,6 +184,7 @@ def build_all() -> list[oci.Image]:
         over_base(MEMCACHED, programs_layer(["/usr/bin/memcached"]), "memcached", "-u", "nobody"),
         over_base(IPERF, programs_layer(["/usr/bin/iperf3"]), "iperf3", "-s"),
         over_base(PYTHON, _python_layer(), "python3", "/workload.py"),
+        over_base(POSTGRES, _postgres_layer(), "sh", "-c", start_postgres),
     ]
 
 

@@ -55,6 +55,7 @@ PACKAGES = (
     "redis-server",
     "nginx-light",
     "memcached",
+    "postgresql-18",
     "docker-registry",
     "iperf3",
     "iputils-ping",
@@ -74,6 +75,7 @@ TRIM = (
     "usr/share/locale",
     "var/cache/apt",
     "var/lib/apt/lists",
+    "var/lib/postgresql",
     "usr/share/cmake-*/Help",
     "usr/lib/python3*/test",
 )

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.testbed import images
@@ -14,6 +15,7 @@ from tests.workloads.asking import Client
 
 HERE = Path(__file__).parent
 VOLUME = "program"
+LIBRARIES = ("geteuid",)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Workload:
         image: what it runs from.
         command: what runs; () is the image's own command.
         program: a file of this directory that is found at /program in the pod.
+        env: its variables.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Workload:
     image: str
     command: tuple[str, ...] = ()
     program: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 BUSY = Workload("busy", "busy", 7000, images.BUSYBOX, ("/program/busy", "7000", "8"), "busy.c")
@@ -45,11 +49,20 @@ UDP = Workload(
     "udp", "udp", 7002, images.PYTHON, ("python3", "/program/datagrams.py", "7002"), "datagrams.py"
 )
 REDIS = Workload("redis", "redis", 6379, images.REDIS)
+PRELOADED = {"AS_POSTGRES": "env LD_PRELOAD=/program/geteuid.so sh -c"}
 # CRIU, which is root, cannot read the limits of another user's process without CAP_SYS_RESOURCE.
 NGINX = Workload(
     "nginx", "http", 80, images.NGINX, () if may_raise_limits() else ("nginx", "-g", "user root;")
 )
-ALL = (BUSY, ECHO, UDP, REDIS, NGINX)
+POSTGRES = Workload(
+    "postgres",
+    "postgres",
+    5432,
+    images.POSTGRES,
+    program="geteuid.c",
+    env={} if may_raise_limits() else PRELOADED,
+)
+ALL = (BUSY, ECHO, UDP, REDIS, NGINX, POSTGRES)
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class Running:
 def start(kubelet: Kubelet, workload: Workload) -> Running:
     """Starts it in a pod of its own; its client waits until it listens."""
     mounts = {VOLUME: "/program"} if workload.program else {}
-    one = ContainerSpec("main", workload.image, workload.command, mounts=mounts)
+    one = ContainerSpec("main", workload.image, workload.command, workload.env, mounts)
     spec = PodSpec(workload.name, (one,))
     if workload.program:
         _put(kubelet.node, spec.volume(VOLUME), HERE / workload.program)
@@ -84,7 +97,9 @@ def start(kubelet: Kubelet, workload: Workload) -> Running:
 def _put(node: Node, directory: str, source: Path) -> None:
     node.write(f"{directory}/{source.name}", source.read_bytes(), 0o755)
     if source.suffix == ".c":
-        warnings = ["-Wall", "-Wextra", "-Werror"]
         built = f"{directory}/{source.stem}"
-        argv = ["gcc", "-O2", *warnings, "-pthread", "-static"]
-        node.exec([*argv, "-o", built, f"{directory}/{source.name}"])
+        argv = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", f"{directory}/{source.name}", "-o"]
+        if source.stem in LIBRARIES:
+            node.exec([*argv, f"{built}.so", "-shared", "-fPIC"])
+        else:
+            node.exec([*argv, built, "-static", "-pthread"])
