@@ -9,11 +9,16 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shim.checkpoint.bed import Release
 from shim.core.launch import Anatomy
 from shim.errors import InvalidInput, MissingFeature, NotFound, Refused
-from shim.network.hold import Hold
+
+if TYPE_CHECKING:
+    # Imported for good by the first hold: it brings pyroute2, which costs every service 10 MiB and
+    # a tenth of a second of its start, also where no pod ever sleeps.
+    from shim.network.hold import Hold
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +47,8 @@ class Gate:
         """
         if not addresses:
             return None
+        from shim.network.hold import Hold
+
         netns = Path(next(iter(seen.values())).joined["net"])
         found = cls.find(sandbox_id)
         if found is not None:
@@ -52,6 +59,8 @@ class Gate:
     @classmethod
     def find(cls, sandbox_id: str) -> Gate | None:
         """The hold of a pod, if there is a whole one."""
+        from shim.network.hold import Hold
+
         try:
             hold = Hold(_hold_id(sandbox_id))
         except (NotFound, MissingFeature):

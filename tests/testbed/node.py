@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from pathlib import Path
 from types import TracebackType
@@ -90,7 +91,7 @@ class Node:
     def stop(self) -> None:
         """Removes the container with all its processes, then its volume and its cgroups."""
         with contextlib.suppress(NotFound):
-            self._container.stop(force=True)
+            run.patiently(functools.partial(self._container.stop, force=True))
         with contextlib.suppress(NotFound):
             self.client.volumes.get(self._volume).remove(force=True)
         run.remove_cgroups(self.name)

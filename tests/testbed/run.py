@@ -8,6 +8,7 @@ import functools
 import os
 import secrets
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ LABEL = "podferry.testbed"
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_NAME = "podferry-testbed"
 CGROUP_DEADLINE_S = 10.0
+REMOVAL_ATTEMPTS = 5
+REMOVAL_PAUSE_S = 3.0
 
 
 @functools.cache
@@ -61,7 +64,7 @@ def remove_leftovers(client: docker.DockerClient, *, ours: bool) -> list[str]:
                 kind, {"force": True}
             )
             try:
-                thing.remove(**options)
+                patiently(functools.partial(thing.remove, **options))
                 removed.append(f"{kind} {thing.name}")
             except NotFound:
                 pass
@@ -74,6 +77,25 @@ def remove_leftovers(client: docker.DockerClient, *, ours: bool) -> list[str]:
     living = {container.name for container in client.containers.list(all=True)}
     removed += [f"cgroup {name}" for name in sorted(named - living) if remove_cgroups(name)]
     return removed
+
+
+def patiently(remove: Callable[[], object]) -> None:
+    """Removes something of the engine, again if the engine gives up.
+
+    On a crowded machine it stops waiting for the end of a container's processes ("did not receive
+    an exit event") while the kernel is still ending them.
+
+    Raises:
+        APIError: it gives up every time, or refuses.
+    """
+    for attempt in range(REMOVAL_ATTEMPTS):
+        try:
+            remove()
+            return
+        except APIError as error:
+            if not error.is_server_error() or attempt == REMOVAL_ATTEMPTS - 1:
+                raise
+            time.sleep(REMOVAL_PAUSE_S)
 
 
 def remove_cgroups(node: str) -> bool:
