@@ -59,10 +59,11 @@ def home() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def _own_children() -> Iterator[None]:
-    shim_process.adopt_orphans()
+    shim_process.adopt_orphans(True)
     yield
+    shim_process.adopt_orphans(False)
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ async def own_rig(fake: FakeRuntime, shims: ShimFactory) -> AsyncIterator[Rig]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def _shared_rig(_own_children: None) -> AsyncIterator[Rig]:
+async def _shared_rig() -> AsyncIterator[Rig]:
     home = Path(tempfile.mkdtemp(prefix="pf-"))
     runtime = FakeRuntime(home / "runtime.sock")
     await runtime.start()

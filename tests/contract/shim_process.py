@@ -28,9 +28,13 @@ LIVE: set[ShimProcess] = set()
 """For the log in the report of a failed test."""
 
 
-def adopt_orphans() -> None:
-    """Makes successors, whose parent ends, children of the test process, to be reaped here."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def adopt_orphans(adopt: bool) -> None:
+    """Makes successors, whose parent ends, children of the test process, to be reaped here.
+
+    For these tests only: a node's processes that came here and were never reaped would keep the
+    node's container from ending.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 def accepts(path: Path) -> bool:
