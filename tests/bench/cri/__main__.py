@@ -21,7 +21,7 @@ from tests.testbed.service import Shim
 QUICK = bool(os.environ.get("QUICK"))
 PODS = 110
 LATENCY_ROUNDS = 300 if QUICK else 3000
-POD_STARTS = 20 if not QUICK else 5
+POD_STARTS = 5 if QUICK else 60
 IDLE_S = 10.0 if QUICK else 60.0
 HANDOVERS = 3
 KILLS = 2 if QUICK else 5
