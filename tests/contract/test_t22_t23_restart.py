@@ -118,8 +118,8 @@ async def test_t22_three_handovers_lose_no_call(own_rig: Rig) -> None:
                 assert done > begun
     assert load.lost == []
     assert load.made.total() > 200
-    assert len({sight.inode for sight in sights.present}) == 4
-    assert len(sights.seen) == 4, f"the path was away: {sights.seen}"
+    # In order and each unlike the one before; the file system may give a number out again.
+    assert len(sights.seen) == len(sights.present) == 4, f"the path was away: {sights.seen}"
     assert [p.pid for p in shim.processes()] == [old]
     # A call is made once: what the callers counted is what the backend saw.
     assert len(fake.of(STOP)) == load.made[STOP]
