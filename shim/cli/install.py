@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 import shim
+from shim.cli.output import output_option
 from shim.errors import InstallRefused
 from shim.installer import content, report, session
 from shim.installer.facts import Wish
@@ -38,13 +39,6 @@ _restart_kubelet = click.option(
     is_flag=True,
     help="Restart kubelet when its files were changed. Without it the command to run is printed. "
     "Restarting kubelet does not stop containers.",
-)
-_output = click.option(
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Form of the report on stdout; progress goes to stderr.",
 )
 
 
@@ -83,7 +77,7 @@ _output = click.option(
     is_flag=True,
     help="Restart containerd if its drop-in was written. Without it the command is printed.",
 )
-@_output
+@output_option
 @click.pass_obj
 def install(
     config: Path | None,
@@ -159,7 +153,7 @@ def install(
 @_root
 @_dry_run
 @_restart_kubelet
-@_output
+@output_option
 def uninstall(root: Path, dry_run: bool, restart_kubelet: bool, output: str) -> None:
     """Take podferry off a node and put every file back as it was.
 
