@@ -38,7 +38,14 @@ enum pr_verb {
 	PR_DELETE = 9,
 	PR_SUBSCRIBE = 10,
 	PR_EVENT = 11,
-
+	PR_RESUME = 12,
+	PR_DEPART = 13,
+	PR_EXIT = 14,
+	PR_CLAIM = 15,
+	PR_UNCLAIM = 16,
+	PR_PREPARE = 17,
+	PR_GO = 18,
+	PR_DROP = 19,
 };
 
 enum pr_flag {
@@ -46,6 +53,9 @@ enum pr_flag {
 	PR_FLAG_FORCE = 2,         /* DELETE */
 	PR_FLAG_AWAKE = 4,         /* LEASE: wake first */
 	PR_FLAG_REMOVE_IMAGES = 8, /* ARM: once woken and filled, the images go */
+	PR_FLAG_HOLD = 16,         /* CHECKPOINT: stop at its end, until RESUME or DEPART */
+	PR_FLAG_STAGE = 32,        /* WAKE: stop before the tasks run, until GO or DROP */
+	PR_FLAG_SIGNAL = 64,       /* LEASE: for a signal to the container's init */
 };
 
 enum pr_status {
@@ -56,6 +66,7 @@ enum pr_status {
 	PR_REFUSED = 4,
 	PR_CRIU_FAILED = 5,
 	PR_INTERNAL = 6,
+	PR_ALREADY = 7, /* to the front: done, there is nothing left for runc to do */
 };
 
 enum pr_state {
@@ -65,6 +76,10 @@ enum pr_state {
 	PR_ASLEEP = 3,
 	PR_WAKING = 4,
 	PR_ENDING = 5,
+	PR_HELD = 6,
+	PR_DEPARTED = 7,
+	PR_CLAIMED = 8,
+	PR_STAGED = 9,
 };
 
 enum pr_cause {
@@ -95,13 +110,14 @@ enum pr_item {
 	PR_ITEM_WRITE = 12,
 	PR_ITEM_EVENT = 13,
 	PR_ITEM_TIMEOUT_MS = 14,
+	PR_ITEM_STATUS = 15,
 };
 
 struct pr_state_item {
 	uint32_t state;
 	uint32_t monitor_pid;
-	uint32_t init_pid;        /* 0 while asleep */
-	uint32_t placeholder_pid; /* 0 unless asleep */
+	uint32_t init_pid;        /* 0 while asleep or departed */
+	uint32_t placeholder_pid; /* 0 if there is none */
 	uint64_t init_start;      /* field 22 of /proc/PID/stat */
 	uint64_t since_ns;        /* CLOCK_MONOTONIC of the last change of state */
 	uint32_t sleeps;

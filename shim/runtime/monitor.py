@@ -162,6 +162,7 @@ class Monitor:
         descriptors: Sequence[int] = (),
         namespaces: Sequence[int] = (),
         timeout_s: float = 60.0,
+        flags: Flag = Flag.NONE,
     ) -> Snapshot:
         """Has CRIU dump it; afterwards it sleeps, unless it is left running.
 
@@ -173,6 +174,7 @@ class Monitor:
             descriptors: CRIU finds them as 20, 21, ...; 10, 11, 12 are the container's stdio.
             namespaces: descriptors of namespaces that CRIU enters, in order, before it starts.
             timeout_s: how long CRIU may take.
+            flags: more of the verb's.
 
         Raises:
             MonitorRefused: the container is in no state for it; nothing was touched.
@@ -187,7 +189,7 @@ class Monitor:
         ]
         if images:
             items.append((Item.IMAGES, images.encode()))
-        flags = Flag.LEAVE_RUNNING if leave_running else Flag.NONE
+        flags |= Flag.LEAVE_RUNNING if leave_running else Flag.NONE
         answer = await self._ask(
             Verb.CHECKPOINT, items, carried.all, flags=flags, timeout_s=timeout_s + 15.0
         )
@@ -224,6 +226,121 @@ class Monitor:
             CriuFailed: it sleeps on.
         """
         return (await self._ask(Verb.WAKE, timeout_s=CHANGE_TIMEOUT_S)).snapshot()
+
+    # ---- a move, on the node that is left (docs/monitor.md)
+
+    async def hold_checkpoint(
+        self,
+        request: bytes,
+        *,
+        images: str = "",
+        descriptors: Sequence[int] = (),
+        namespaces: Sequence[int] = (),
+        timeout_s: float = 60.0,
+    ) -> Snapshot:
+        """Has CRIU dump it and stay; the container stands still, HELD, until resume or depart.
+
+        Whoever asked may go away: nothing but those two verbs, or its end, changes that.
+
+        Raises:
+            MonitorRefused: the container is in no state for it; nothing was touched.
+            CriuFailed: it failed; the container runs on.
+        """
+        return await self.checkpoint(
+            request,
+            images=images,
+            descriptors=descriptors,
+            namespaces=namespaces,
+            timeout_s=timeout_s,
+            flags=Flag.HOLD,
+        )
+
+    async def resume(self) -> Snapshot:
+        """Lets a held container run on; returns once it runs. May be asked again.
+
+        Raises:
+            MonitorRefused: it is not held, or has departed.
+        """
+        return (await self._ask(Verb.RESUME, timeout_s=CHANGE_TIMEOUT_S)).snapshot()
+
+    async def depart(self, status: int = 0) -> Snapshot:
+        """Ends a held container for good, silently; returns once it is gone. May be asked again.
+
+        Args:
+            status: what the monitor ends with if it is stopped before ``exit`` is asked.
+
+        Raises:
+            MonitorRefused: it is not held.
+        """
+        item = (Item.STATUS, status.to_bytes(4, "little"))
+        return (await self._ask(Verb.DEPART, [item], timeout_s=CHANGE_TIMEOUT_S)).snapshot()
+
+    async def exit(self, status: int | None = None) -> None:
+        """Ends the monitor of a departed container; containerd sees the container exit.
+
+        Args:
+            status: the exit status, 0 to 255; None is the one that ``depart`` has named.
+
+        Raises:
+            MonitorRefused: it has not departed.
+        """
+        items = [] if status is None else [(Item.STATUS, status.to_bytes(4, "little"))]
+        await self._ask(Verb.EXIT, items)
+
+    # ---- a move, on the node that is reached
+
+    async def claim(self) -> Snapshot:
+        """Keeps a created container from being started, for another's arrival. May be repeated.
+
+        Raises:
+            MonitorRefused: it has been started.
+        """
+        return (await self._ask(Verb.CLAIM)).snapshot()
+
+    async def unclaim(self) -> Snapshot:
+        """Gives a claimed container back: it may be started, and starts if that was asked.
+
+        Raises:
+            MonitorRefused: it is not claimed (a staged one must be dropped first).
+        """
+        return (await self._ask(Verb.UNCLAIM)).snapshot()
+
+    async def prepare(self) -> Snapshot:
+        """Starts CRIU for a claimed and armed container, so that ``stage`` need not.
+
+        CRIU gets its namespaces and descriptors now, its request from the last ``arm``.
+
+        Raises:
+            MonitorRefused: it is not claimed or not armed.
+        """
+        return (await self._ask(Verb.PREPARE)).snapshot()
+
+    async def stage(self) -> Snapshot:
+        """Restores into a claimed and armed container, up to the point where it would run: STAGED.
+
+        Raises:
+            MonitorRefused: it is not claimed or not armed.
+            CriuFailed: it is claimed as before.
+        """
+        answer = await self._ask(Verb.WAKE, flags=Flag.STAGE, timeout_s=CHANGE_TIMEOUT_S)
+        return answer.snapshot()
+
+    async def go(self) -> Snapshot:
+        """Lets a staged container run; returns once it runs. May be asked again.
+
+        Raises:
+            MonitorRefused: it is not staged, and does not run by a move.
+            CriuFailed: it is claimed, what was made is gone.
+        """
+        return (await self._ask(Verb.GO, timeout_s=CHANGE_TIMEOUT_S)).snapshot()
+
+    async def drop(self) -> Snapshot:
+        """Ends what was staged, or is being staged; it is claimed as before. May be repeated.
+
+        Raises:
+            MonitorRefused: it is not claimed, or has been told to go.
+        """
+        return (await self._ask(Verb.DROP, timeout_s=CHANGE_TIMEOUT_S)).snapshot()
 
     async def events(self) -> AsyncIterator[Event]:
         """Every change of state from now on; ends with the monitor. Wants its own connection."""

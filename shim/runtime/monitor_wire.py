@@ -36,6 +36,14 @@ class Verb(enum.IntEnum):
     DELETE = 9
     SUBSCRIBE = 10
     EVENT = 11
+    RESUME = 12
+    DEPART = 13
+    EXIT = 14
+    CLAIM = 15
+    UNCLAIM = 16
+    PREPARE = 17
+    GO = 18
+    DROP = 19
 
 
 class Flag(enum.IntFlag):
@@ -46,6 +54,9 @@ class Flag(enum.IntFlag):
     FORCE = 2
     AWAKE = 4
     REMOVE_IMAGES = 8
+    HOLD = 16
+    STAGE = 32
+    SIGNAL = 64
 
 
 class Status(enum.IntEnum):
@@ -58,6 +69,7 @@ class Status(enum.IntEnum):
     REFUSED = 4
     CRIU_FAILED = 5
     INTERNAL = 6
+    ALREADY = 7
 
 
 class State(enum.IntEnum):
@@ -69,6 +81,10 @@ class State(enum.IntEnum):
     ASLEEP = 3
     WAKING = 4
     ENDING = 5
+    HELD = 6
+    DEPARTED = 7
+    CLAIMED = 8
+    STAGED = 9
 
 
 class Cause(enum.IntEnum):
@@ -97,6 +113,7 @@ class Item(enum.IntEnum):
     WRITE = 12
     EVENT = 13
     TIMEOUT_MS = 14
+    STATUS = 15
 
 
 @dataclass(frozen=True, slots=True)
