@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PROTOS = HERE / "protos"
-WITH_SERVICES = ("control",)
+WITH_SERVICES = ("control", "peer")
 
 
 def generate(target: Path) -> list[str]:

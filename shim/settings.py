@@ -24,6 +24,8 @@ Seconds = Annotated[
 ConnectionAge = Annotated[
     float, msgspec.Meta(ge=1, le=3600, description="a number of seconds, 1 to 3600")
 ]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port, 0 to 65535")]
+Rounds = Annotated[int, msgspec.Meta(ge=1, le=100, description="a number from 1 to 100")]
 AbsolutePath = Annotated[
     str, msgspec.Meta(pattern=r"^/[^\x00]+\Z", description="an absolute path, '/...'")
 ]
@@ -77,6 +79,44 @@ class Sleep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images_dir: AbsolutePath = "/run/podferry/images"
 
 
+class Peers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Other nodes, to which pods move.
+
+    Attributes:
+        node: this node's name, as its certificate has it; "" means the host's name.
+        listen: "address:port" where other nodes reach this one, "" if pods do not move.
+        pages_port: the port of the page stream, on the same address; 0 lets the kernel choose.
+        ca: the certificate of the cluster's own CA (`podferry pki`).
+        certificate: this node's.
+        key: its private key.
+        nodes: name to "address:port" of the others.
+    """
+
+    node: str = ""
+    listen: ListenAddress = ""
+    pages_port: Port = 9849
+    ca: AbsolutePath = "/etc/podferry/pki/ca.crt"
+    certificate: AbsolutePath = "/etc/podferry/pki/node.crt"
+    key: AbsolutePath = "/etc/podferry/pki/node.key"
+    nodes: dict[str, ListenAddress] = {}
+
+
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pods that move.
+
+    Attributes:
+        freeze_budget_s: how long sending the last difference of the memory may take in the freeze.
+        rounds: of the copy, after which one that does not come nearer is throttled.
+        claim_deadline_s: how long the target waits for the replacement to be made by a kubelet.
+        stores_dir: directory of incoming memory, in a tmpfs or on a disk.
+    """
+
+    freeze_budget_s: Seconds = 0.01
+    rounds: Rounds = 8
+    claim_deadline_s: Seconds = 60.0
+    stores_dir: AbsolutePath = "/run/podferry/stores"
+
+
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Prometheus metrics.
 
@@ -118,6 +158,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: Log = Log()
     policy: Policy = Policy()
     sleep: Sleep = Sleep()
+    peers: Peers = Peers()
+    move: Move = Move()
 
 
 def load(path: Path = DEFAULT_PATH, *, required: bool = False) -> Settings:
@@ -201,6 +243,8 @@ def _wanted(hint: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     if get_origin(hint) is tuple:
         return "a list of strings"
+    if get_origin(hint) is dict:
+        return f"a table, each value {_wanted(get_args(hint)[1])}"
     return "true or false" if hint is bool else "a table"
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "explain": "shim.cli.explain",
     "sleep": "shim.cli.sleep",
     "wake": "shim.cli.sleep",
+    "pki": "shim.cli.pki",
     "doctor": "shim.cli.doctor",
     "install": "shim.cli.install",
     "uninstall": "shim.cli.install",

@@ -92,7 +92,8 @@ class MoveJournal(Generic[Record]):
         if path.exists():
             raise Refused("a move with this id is known already", where=name)
         fresh = path.with_suffix(".new")
-        with fresh.open("wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(bytes(FILE_BYTES))
             file.flush()
             os.fsync(file.fileno())
