@@ -31,7 +31,7 @@ class TargetStep(enum.StrEnum):
 
     OFFERED = "offered"  # a replacement may be made
     PREPARED = "prepared"  # the replacement's containers are claimed
-    STAGED = "staged"  # the tasks are restored and stopped: nothing of them has run
+    STAGED = "staged"  # tasks are restored and stopped; not on disk, so that it costs no freeze
     RESUMED = "resumed"  # it runs here
     DROPPED = "dropped"  # it never ran here and never will, in this epoch
 
@@ -70,7 +70,8 @@ _SOURCE_ORDER: Mapping[SourceStep, frozenset[SourceStep]] = {
 _TARGET_ORDER: Mapping[TargetStep, frozenset[TargetStep]] = {
     TargetStep.OFFERED: frozenset({TargetStep.PREPARED, TargetStep.DROPPED}),
     TargetStep.PREPARED: frozenset({TargetStep.STAGED, TargetStep.DROPPED}),
-    TargetStep.STAGED: frozenset({TargetStep.RESUMED, TargetStep.DROPPED}),
+    # PREPARED is what is on disk while the tasks are staged.
+    TargetStep.STAGED: frozenset({TargetStep.RESUMED, TargetStep.DROPPED, TargetStep.PREPARED}),
     TargetStep.RESUMED: frozenset(),
     TargetStep.DROPPED: frozenset(),
 }
@@ -121,7 +122,7 @@ def target_remedy(mine: TargetStep, theirs: SourceStep | None) -> TargetRemedy:
     """What the target does about a record at its start.
 
     Args:
-        mine: its record.
+        mine: its record on disk, or STAGED where its process lives on.
         theirs: the source's record, None while it is silent.
     """
     if mine is TargetStep.RESUMED:
@@ -133,7 +134,7 @@ def target_remedy(mine: TargetStep, theirs: SourceStep | None) -> TargetRemedy:
             return TargetRemedy.RESUME
         if theirs in (None, SourceStep.FREEZING):
             return TargetRemedy.WAIT
-    # The streams of a copy end with the process that took them.
+    # The streams of a copy end with the process that took them, and so does what was staged.
     return TargetRemedy.DROP
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -144,3 +145,20 @@ async def _call(channel: grpc.aio.Channel, name: str, request: Any, timeout_s: f
         return getattr(cri, f"{name}Response").FromString(data)
     except DecodeError as error:
         raise InvalidMessage("the runtime's reply is no such message", where=name) from error
+
+
+async def default_handler(channel: grpc.aio.Channel) -> str:
+    """The OCI runtime (BinaryName) of the runtime's default handler, "" if it is the built-in one.
+
+    Raises:
+        Unavailable: the runtime does not say.
+    """
+    try:
+        answer = await _call(channel, "Status", cri.StatusRequest(verbose=True), LIST_TIMEOUT_S)
+        config = json.loads(answer.info.get("config", "{}"))
+        made = config["containerd"]
+        return str(made["runtimes"][made["defaultRuntimeName"]]["options"].get("BinaryName", ""))
+    except grpc.aio.AioRpcError as error:
+        raise Unavailable(f"the runtime does not answer: {error.details()}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unavailable(f"the runtime does not tell its handlers: {error!r}") from error

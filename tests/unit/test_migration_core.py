@@ -140,6 +140,9 @@ class Move(RuleBasedStateMachine):
         self.target_up = False
         if half_way and self.theirs is T.STAGED and self.mine is S.GAVE_UP:
             self.theirs = T.RESUMED  # written, and killed before the monitors were told
+        elif self.theirs is T.STAGED:
+            self.target_write(T.PREPARED)
+            self.staged = False
 
     @precondition(lambda self: not self.target_up)
     @rule()
