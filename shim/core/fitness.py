@@ -58,9 +58,7 @@ class Obstacle:
     remedy: str
 
 
-def obstacles(
-    source: Capabilities, target: Capabilities, resident_bytes: int
-) -> list[Obstacle]:
+def obstacles(source: Capabilities, target: Capabilities, resident_bytes: int) -> list[Obstacle]:
     """Everything that keeps a pod from the target.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the requests that sandboxes and containers were made by, so that another node can repeat them.
+"""Keeps the requests that pods were made by, so that another node can repeat them.
 
 They hold environments, so they are private, and they live in a tmpfs: after a reboot there is no
 container left that was made by them.
