@@ -47,7 +47,7 @@ class Container(_message.Message):
     def __init__(self, name: _Optional[str] = ..., create_request: _Optional[bytes] = ..., image_ref: _Optional[str] = ..., finished: _Optional[bool] = ...) -> None: ...
 
 class OfferRequest(_message.Message):
-    __slots__ = ("move", "lineage", "epoch", "source", "pod", "uid", "run_request", "containers", "addresses", "resident_bytes", "labels", "by_kubelet", "claim_deadline_s")
+    __slots__ = ("move", "lineage", "epoch", "source", "pod", "uid", "run_request", "containers", "addresses", "resident_bytes", "labels", "by_kubelet", "claim_deadline_s", "pod_files")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class OfferRequest(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     BY_KUBELET_FIELD_NUMBER: _ClassVar[int]
     CLAIM_DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    POD_FILES_FIELD_NUMBER: _ClassVar[int]
     move: str
     lineage: str
     epoch: int
@@ -81,7 +82,8 @@ class OfferRequest(_message.Message):
     labels: _containers.ScalarMap[str, str]
     by_kubelet: bool
     claim_deadline_s: float
-    def __init__(self, move: _Optional[str] = ..., lineage: _Optional[str] = ..., epoch: _Optional[int] = ..., source: _Optional[str] = ..., pod: _Optional[str] = ..., uid: _Optional[str] = ..., run_request: _Optional[bytes] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., resident_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., by_kubelet: _Optional[bool] = ..., claim_deadline_s: _Optional[float] = ...) -> None: ...
+    pod_files: bytes
+    def __init__(self, move: _Optional[str] = ..., lineage: _Optional[str] = ..., epoch: _Optional[int] = ..., source: _Optional[str] = ..., pod: _Optional[str] = ..., uid: _Optional[str] = ..., run_request: _Optional[bytes] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., resident_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., by_kubelet: _Optional[bool] = ..., claim_deadline_s: _Optional[float] = ..., pod_files: _Optional[bytes] = ...) -> None: ...
 
 class OfferResponse(_message.Message):
     __slots__ = ()
@@ -128,14 +130,14 @@ class FilesRequest(_message.Message):
     def __init__(self, move: _Optional[str] = ..., tree: _Optional[str] = ..., frame: _Optional[bytes] = ...) -> None: ...
 
 class FilesResponse(_message.Message):
-    __slots__ = ("entries", "bytes", "digest")
+    __slots__ = ("entries", "content_bytes", "digest")
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
-    BYTES_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     entries: int
-    bytes: int
+    content_bytes: int
     digest: bytes
-    def __init__(self, entries: _Optional[int] = ..., bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, entries: _Optional[int] = ..., content_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class StagedContainer(_message.Message):
     __slots__ = ("name", "sleeper", "pages")

@@ -27,20 +27,34 @@ def frozen(containers: Sequence[Anatomy]) -> Iterator[dict[str, str]]:
     Raises:
         Unavailable: a process cannot be stopped in time.
     """
-    groups = {one.container_id: path_of(one) for one in containers}
     try:
-        for path in groups.values():
-            _write(path, True)
-        until = time.monotonic() + DEADLINE_S
-        for path in groups.values():
-            while not _is_frozen(path):
-                if time.monotonic() > until:
-                    raise Unavailable("its processes do not stop", where=str(path))
-        yield {key: str(path) for key, path in groups.items()}
+        yield freeze(containers)
     finally:
-        for path in groups.values():
-            with contextlib.suppress(OSError):
-                _write(path, False)
+        thaw(containers)
+
+
+def freeze(containers: Sequence[Anatomy]) -> dict[str, str]:
+    """Stops containers together; gives the freezer's cgroup of each by the container's id.
+
+    Raises:
+        Unavailable: a process cannot be stopped in time; some may stand still.
+    """
+    groups = {one.container_id: path_of(one) for one in containers}
+    for path in groups.values():
+        _write(path, True)
+    until = time.monotonic() + DEADLINE_S
+    for path in groups.values():
+        while not _is_frozen(path):
+            if time.monotonic() > until:
+                raise Unavailable("its processes do not stop", where=str(path))
+    return {key: str(path) for key, path in groups.items()}
+
+
+def thaw(containers: Sequence[Anatomy]) -> None:
+    """Lets containers go; nothing for those that are gone or were not stopped."""
+    for one in containers:
+        with contextlib.suppress(OSError):
+            _write(path_of(one), False)
 
 
 def path_of(container: Anatomy) -> Path:

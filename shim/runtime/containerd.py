@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from cri_proto import runtime_v1_pb2 as cri
-from shim.core.methods import RUNTIME
+from shim.core.methods import IMAGE, RUNTIME
 from shim.core.policy import SILENT, Wishes, read_annotations
 from shim.core.registry import Container, Sandbox
 from shim.errors import InvalidAnnotation, InvalidMessage, Unavailable
@@ -139,8 +139,31 @@ def _wishes(item: cri.PodSandbox) -> Wishes:
         return SILENT
 
 
-async def _call(channel: grpc.aio.Channel, name: str, request: Any, timeout_s: float) -> Any:
-    data = await channel.unary_unary(RUNTIME + name)(request.SerializeToString(), timeout=timeout_s)
+async def call(
+    channel: grpc.aio.Channel, name: str, request: Any, timeout_s: float | None = LIST_TIMEOUT_S
+) -> Any:
+    """Any call; for those who act on the runtime in somebody's place.
+
+    Raises:
+        Unavailable: the runtime's refusal, in its words.
+    """
+    service = IMAGE if name in ("ImageStatus", "PullImage") else RUNTIME
+    try:
+        return await _call(channel, name, request, timeout_s, service)
+    except grpc.aio.AioRpcError as error:
+        raise Unavailable(
+            f"the runtime refuses {name}: {error.code().name}: {error.details()}"
+        ) from error
+
+
+async def _call(
+    channel: grpc.aio.Channel,
+    name: str,
+    request: Any,
+    timeout_s: float | None,
+    service: str = RUNTIME,
+) -> Any:
+    data = await channel.unary_unary(service + name)(request.SerializeToString(), timeout=timeout_s)
     try:  # here and not by grpc.aio, which logs the error and gives None
         return getattr(cri, f"{name}Response").FromString(data)
     except DecodeError as error:

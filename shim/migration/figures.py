@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a move took: the times of its phases, what was sent; the result that commands show."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A piece of progress.
+
+    Attributes:
+        phase: of docs/migration.md.
+        text: what happened in it.
+        at_s: since the move began.
+    """
+
+    phase: str
+    text: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of the memory's copy."""
+
+    sent_bytes: int
+    took_s: float
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """What the link took; a round of next to nothing says nothing of it."""
+        return self.sent_bytes / self.took_s if self.sent_bytes > MEASURABLE_BYTES else FALLBACK
+
+
+MEASURABLE_BYTES = 4 << 20
+FALLBACK = 400e6
+"""Bytes per second that are assumed until a round was large enough to measure."""
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a move took.
+
+    Attributes:
+        rounds: of the memory's copy.
+        files_bytes: of files, sent while the pod ran.
+        last_bytes: of memory and images, sent in the freeze.
+        last_files_bytes: of files, sent in the freeze.
+        seal_ms: of the target's store.
+        restore_ms: of the target's restore, up to the point before the tasks run.
+        resume_ms: from the commit's arrival until they run.
+        throttled: whether the pod dirtied memory faster than the link took it.
+        all_forwarded: whether every held packet went over.
+        fresh: whether the target has just said that it is staged.
+        marks: name to CLOCK_MONOTONIC seconds.
+    """
+
+    Round: ClassVar[type[Round]] = Round
+
+    rounds: list[Round] = field(default_factory=list)
+    files_bytes: int = 0
+    last_bytes: int = 0
+    last_files_bytes: int = 0
+    seal_ms: float = 0.0
+    restore_ms: float = 0.0
+    resume_ms: float = 0.0
+    throttled: bool = False
+    all_forwarded: bool = True
+    fresh: bool = True
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, name: str) -> None:
+        """Notes that something has just been reached."""
+        self.marks[name] = time.monotonic()
+
+    def between_ms(self, begin: str, end: str) -> float:
+        """Milliseconds between two marks; 0 if one was not reached."""
+        if begin not in self.marks or end not in self.marks:
+            return 0.0
+        return (self.marks[end] - self.marks[begin]) * 1e3
+
+    @property
+    def frozen_ms(self) -> float:
+        """From the freezer to the resume."""
+        return self.between_ms("frozen", "resumed")
+
+    @property
+    def held_ms(self) -> float:
+        """From the first held packet to the last that was sent over."""
+        return self.between_ms("held", "flipped")
+
+    def as_dict(self) -> dict[str, float | int | bool]:
+        """All of it, flat, for programs."""
+        steps = ("held", "frozen", "dumped", "sent", "staged", "gave_up", "resumed", "flipped")
+        spans = {
+            f"{end}_ms": round(self.between_ms(begin, end), 2)
+            for begin, end in zip(steps, steps[1:], strict=False)
+        }
+        return {
+            "frozen_ms": round(self.frozen_ms, 2),
+            "held_ms": round(self.held_ms, 2),
+            "rounds": len(self.rounds),
+            "copied_bytes": sum(one.sent_bytes for one in self.rounds),
+            "files_bytes": self.files_bytes,
+            "last_bytes": self.last_bytes,
+            "last_files_bytes": self.last_files_bytes,
+            "seal_ms": round(self.seal_ms, 2),
+            "restore_ms": round(self.restore_ms, 2),
+            "resume_ms": round(self.resume_ms, 2),
+            "throttled": self.throttled,
+            "all_forwarded": self.all_forwarded,
+            **spans,
+        }
+
+    def summary(self) -> str:
+        """The result in a line."""
+        copied = sum(one.sent_bytes for one in self.rounds)
+        return (
+            f"stood still for {self.frozen_ms:.1f} ms; {copied >> 20} MiB copied ahead in "
+            f"{len(self.rounds)} rounds, {self.last_bytes >> 10} KiB in the freeze"
+        )
