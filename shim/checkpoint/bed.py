@@ -90,7 +90,7 @@ async def lay_down(bed: Bed, seen: Anatomy, release: Release, freezer: str = "")
     """
     began = time.monotonic()
     down = launch.dump(seen, bed.images, Purpose.SLEEP, freezer=freezer)
-    with _opened(down.enter) as namespaces:
+    with opened(down.enter) as namespaces:
         async with Monitor(monitor.find(seen.container_id)) as asked:
             if not bed.sleeper.system_v:
                 # It never sleeps without being wakeable, should this process end here.
@@ -114,7 +114,7 @@ async def finish(bed: Bed, release: Release) -> int:
     """What is done to an image once it is written, and the arming; may be done again."""
     image_bytes = await asyncio.to_thread(_complete, bed)
     joined = launch.restore(bed.sleeper, bed.images, bed.clone).enter
-    with _opened(joined) as namespaces:
+    with opened(joined) as namespaces:
         async with Monitor(monitor.find(bed.sleeper.container_id)) as asked:
             await asked.arm(_arming(bed, namespaces, release))
     return image_bytes
@@ -201,7 +201,7 @@ def explained(name: str, log_path: Path, error: CriuFailed) -> DumpFailed:
 
 
 @contextlib.contextmanager
-def _opened(paths: Sequence[str]) -> Iterator[tuple[int, ...]]:
+def opened(paths: Sequence[str]) -> Iterator[tuple[int, ...]]:
     opened: list[int] = []
     try:
         for path in paths:

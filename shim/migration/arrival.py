@@ -28,11 +28,11 @@ from shim.core.migration import TargetStep, target_may
 from shim.core.volumes import Bring, origin
 from shim.errors import PodferryError, Refused
 from shim.migration import network, pod_files, replacement, staging
-from shim.migration.claims import Claims
 from shim.migration.journal import MoveLog
 from shim.migration.records import TargetRecord
 from shim.migration.replacement import Replacement
 from shim.migration.trees import apply_tree
+from shim.runtime import claims
 from shim.runtime.recipes import Recipes
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,6 @@ class Places:
     Attributes:
         channel: to the runtime.
         recipes: what pods were made by.
-        claims: tells the front who is claimed.
         stores: directory of incoming memory.
         clones: directory of mount clones, in a tmpfs.
         receiver: of the page streams.
@@ -55,7 +54,6 @@ class Places:
 
     channel: grpc.aio.Channel
     recipes: Recipes
-    claims: Claims
     stores: Path
     clones: Path
     receiver: staging.Receiver
@@ -106,7 +104,7 @@ class Arrival:
                 files = msgspec.msgpack.decode(self.offer.pod_files, type=list[pod_files.PodFile])
                 await asyncio.to_thread(pod_files.write, self.offer.uid, files)
                 made = await replacement.make(
-                    places.channel, places.recipes, places.claims, self.offer
+                    places.channel, places.recipes, self.offer
                 )
             self.replacement = made
             for name, container_id in made.containers.items():
@@ -220,8 +218,6 @@ class Arrival:
         await asyncio.gather(*(staging.go(one) for one in containers.values()))
         if self.net:
             await asyncio.to_thread(self.net.release)
-        for container_id in containers.values():
-            self.places.claims.remove(container_id)
 
     # ---- undo
 
@@ -245,7 +241,7 @@ class Arrival:
         for name, container_id in record.containers.items():
             with contextlib.suppress(PodferryError):
                 await staging.give_up(container_id, cold=record.by_kubelet)
-            self.places.claims.remove(container_id)
+            claims.withdraw(container_id)
             seat = self.seats.get(name) or staging.Seat.of(
                 name, container_id, self.places.stores, self.places.clones
             )
@@ -256,7 +252,7 @@ class Arrival:
             )
         if record.sandbox_id and not record.by_kubelet:
             await replacement.remove_pod(
-                self.places.channel, self.places.recipes, self.places.claims,
+                self.places.channel, self.places.recipes,
                 record.sandbox_id, record.containers.values(),
             )  # fmt: skip
 

@@ -129,14 +129,13 @@ class Departure:
             number = len(left) + 1
             memory, _ = await asyncio.gather(self._memory_round(), self._files_round())
             self.figures.rounds.append(memory)
-            left.append(await self._dirty_bytes())
-            rate = memory.rate_bytes_per_s
+            # What this round had to send is about what the next one will.
+            left.append(memory.sent_bytes)
             self._say(
                 "copy",
-                f"round {number}: {memory.sent_bytes >> 20} MiB in {memory.took_s:.2f} s, "
-                f"{left[-1] >> 10} KiB dirty since",
+                f"round {number}: {memory.sent_bytes / 1048576:.1f} MiB in {memory.took_s:.2f} s",
             )
-            verdict = pace(left, rate, self.settings.freeze_budget_s, self.settings.rounds)
+            verdict = pace(left, memory.rate_bytes_per_s, self.settings.freeze_budget_s, self.settings.rounds)
             if verdict is not Pace.ROUND:
                 self.figures.throttled = verdict is Pace.THROTTLE
                 return
@@ -150,9 +149,6 @@ class Departure:
     async def _files_round(self) -> None:
         sent = await send_trees(self.peer, self.record.move, self.trees)
         self.figures.files_bytes += sent
-
-    async def _dirty_bytes(self) -> int:
-        return sum(await asyncio.gather(*(one.dirty_bytes() for one in self.leavers.values())))
 
     def _check_abort(self) -> None:
         if self.abort:

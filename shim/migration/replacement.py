@@ -19,8 +19,8 @@ import grpc
 from cri_proto import peer_pb2 as peer
 from cri_proto import runtime_v1_pb2 as cri
 from shim.errors import PodferryError, Refused, Unavailable
-from shim.migration.claims import Claims
-from shim.runtime import containerd
+from shim.migration import staging
+from shim.runtime import claims, containerd
 from shim.runtime.recipes import Recipes
 
 MAKE_TIMEOUT_S = 120.0
@@ -70,7 +70,7 @@ async def require_images(channel: grpc.aio.Channel, containers: Sequence[peer.Co
 
 
 async def make(
-    channel: grpc.aio.Channel, recipes: Recipes, claims: Claims, offer: peer.OfferRequest
+    channel: grpc.aio.Channel, recipes: Recipes, offer: peer.OfferRequest
 ) -> Replacement:
     """Makes sandbox and containers, claimed: the runtime takes them for running.
 
@@ -90,12 +90,12 @@ async def make(
             if not one.finished:
                 await _create(channel, recipes, made, one, run, offer.epoch)
         for container_id in made.containers.values():
-            claims.write(container_id)
+            claims.announce(container_id)
             start = cri.StartContainerRequest(container_id=container_id)
             await containerd.call(channel, "StartContainer", start, MAKE_TIMEOUT_S)
-            await claims.require_claimed(container_id)
+            await staging.require_claimed(container_id)
     except BaseException:
-        await asyncio.shield(remove(channel, recipes, claims, made))
+        await asyncio.shield(remove(channel, recipes, made))
         raise
     return made
 
@@ -119,16 +119,15 @@ async def _create(
 
 
 async def remove(
-    channel: grpc.aio.Channel, recipes: Recipes, claims: Claims, made: Replacement
+    channel: grpc.aio.Channel, recipes: Recipes, made: Replacement
 ) -> None:
     """Takes away what was made; may be done again."""
-    await remove_pod(channel, recipes, claims, made.sandbox_id, made.containers.values())
+    await remove_pod(channel, recipes, made.sandbox_id, made.containers.values())
 
 
 async def remove_pod(
     channel: grpc.aio.Channel,
     recipes: Recipes,
-    claims: Claims,
     sandbox_id: str,
     container_ids: Iterable[str],
 ) -> None:
@@ -140,7 +139,7 @@ async def remove_pod(
         with contextlib.suppress(Unavailable):
             gone = cri.RemoveContainerRequest(container_id=container_id)
             await containerd.call(channel, "RemoveContainer", gone, MAKE_TIMEOUT_S)
-        claims.remove(container_id)
+        claims.withdraw(container_id)
     with contextlib.suppress(Unavailable):
         halt = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
         await containerd.call(channel, "StopPodSandbox", halt, MAKE_TIMEOUT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from shim.checkpoint import anatomy, mount_clone, request
 from shim.checkpoint.bed import RestoreFailed, explained, opened
 from shim.core import launch
 from shim.core.launch import Sleeper
-from shim.errors import Refused
+from shim.errors import PodferryError, Refused
 from shim.memory.store import PageStore
 from shim.memory.stream import Receiver
 from shim.runtime import monitor
@@ -154,15 +155,13 @@ class Seat:
             await asyncio.to_thread(receiver.forget, self.token)
         await asyncio.to_thread(PageStore(self.directory).remove)
         holder = await monitor_pid(self.container_id)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(PodferryError):
             await asyncio.to_thread(mount_clone.remove, holder, self.clone)
 
 
 async def monitor_pid(container_id: str) -> int:
     """The pid of a container's monitor; our own if it has none."""
-    import os
-
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(PodferryError):
         async with Monitor(monitor.find(container_id)) as asked:
             return (await asked.state()).monitor_pid
     return os.getpid()
@@ -183,3 +182,22 @@ async def give_up(container_id: str, *, cold: bool) -> None:
             state = State.CLAIMED
         if cold and state is State.CLAIMED:
             await asked.unclaim()
+
+
+async def require_claimed(container_id: str) -> None:
+    """Makes sure that a container which the runtime has started waits for its processes.
+
+    Raises:
+        Refused: it runs by itself, or has no monitor.
+    """
+    state = None
+    with contextlib.suppress(PodferryError):
+        async with Monitor(monitor.find(container_id)) as asked:
+            state = (await asked.state()).state
+    if state is not State.CLAIMED:
+        raise Refused(
+            "it has started instead of waiting for its processes",
+            where=f"container {container_id}",
+            remedy="containerd there must run podferry-runtime: "
+            "`podferry install --containerd-runtime --restart-containerd`",
+        )
