@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,6 @@ class Figures:
         marks: name to CLOCK_MONOTONIC seconds.
     """
 
-    Round: ClassVar[type[Round]] = Round
-
     rounds: list[Round] = field(default_factory=list)
     files_bytes: int = 0
     last_bytes: int = 0
@@ -98,7 +96,7 @@ class Figures:
         steps = ("held", "frozen", "dumped", "sent", "staged", "gave_up", "resumed", "flipped")
         spans = {
             f"{end}_ms": round(self.between_ms(begin, end), 2)
-            for begin, end in zip(steps, steps[1:], strict=False)
+            for begin, end in itertools.pairwise(steps)
         }
         return {
             "frozen_ms": round(self.frozen_ms, 2),
