@@ -10,7 +10,7 @@ from cffi import FFI
 NATIVE = Path(__file__).parent
 
 # In the order of their use of each other: cffi reads them as one text.
-DECLARATIONS = ("error.h", "probe.h", "activity.h", "hold.h")
+DECLARATIONS = ("error.h", "probe.h", "activity.h", "hold.h", "track.h")
 
 ffibuilder = FFI()
 for name in DECLARATIONS:

@@ -23,6 +23,15 @@ class Lib:
     PF_HOLD_PROGRAM_TO_POD: int
     PF_HOLD_PROGRAM_FROM_POD: int
     PF_HOLD_PROGRAM_FAR_END: int
+    PF_RUN_ZERO: int
+    PF_RUN_SUSPECT: int
+    PF_TRACKER_AUTO: int
+    PF_TRACKER_WP_ASYNC: int
+    PF_TRACKER_SOFT_DIRTY: int
+    PF_TRACKER_HASH: int
+    PF_PAGE_READ: int
+    PF_PAGE_ZERO: int
+    PF_PAGE_GONE: int
 
     def pf_probe_userfaultfd(self, features: FFI.CData, err: FFI.CData) -> int: ...
     def pf_probe_pagemap_scan(self, err: FFI.CData) -> int: ...
@@ -105,6 +114,32 @@ class Lib:
         ifindex: FFI.CData,
         peer_ifindex: FFI.CData,
         mac: FFI.CData,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_tracker_open(self, out: FFI.CData, pid: int, mode: int, err: FFI.CData) -> int: ...
+    def pf_tracker_close(self, tracker: FFI.CData) -> None: ...
+    def pf_tracker_mode(self, tracker: FFI.CData) -> int: ...
+    def pf_tracker_reason(self, tracker: FFI.CData) -> FFI.CData: ...
+    def pf_tracker_stopped_ns(self, tracker: FFI.CData) -> int: ...
+    def pf_tracker_round(self, tracker: FFI.CData, out: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_tracker_final(self, tracker: FFI.CData, out: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_tracker_forget(self, tracker: FFI.CData) -> None: ...
+    def pf_tracker_note(
+        self,
+        tracker: FFI.CData,
+        runs: FFI.CData,
+        run_count: int,
+        pages: FFI.CData,
+        states: FFI.CData,
+    ) -> None: ...
+    def pf_read_pages(
+        self,
+        pid: int,
+        runs: FFI.CData,
+        run_count: int,
+        buffer: FFI.CData,
+        buffer_bytes: int,
+        states: FFI.CData,
         err: FFI.CData,
     ) -> int: ...
 

@@ -6,3 +6,5 @@
 #include "podferry/error.h"
 #include "podferry/hold.h"
 #include "podferry/probe.h"
+#include "podferry/run.h"
+#include "podferry/track.h"
