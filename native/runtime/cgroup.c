@@ -278,10 +278,18 @@ bool pr_cgroups_each(const struct pr_cgroups *groups, bool (*visit)(pid_t pid, v
 	return going;
 }
 
+struct killing {
+	const pid_t *spared;
+	int count, seen;
+};
+
 static bool kill_one(pid_t pid, void *context)
 {
-	int *seen = context;
-	(*seen)++;
+	struct killing *killing = context;
+	for (int i = 0; i < killing->count; i++)
+		if (pid == killing->spared[i])
+			return true;
+	killing->seen++;
 	kill(pid, SIGKILL);
 	return true;
 }
@@ -291,10 +299,15 @@ int pr_cgroups_kill(const struct pr_cgroups *groups)
 	for (int i = 0; i < groups->count; i++)
 		if (exists_in(groups->dirs[i], "cgroup.kill"))
 			put(groups->dirs[i], "cgroup.kill", "1");
+	return pr_cgroups_kill_but(groups, NULL, 0);
+}
+
+int pr_cgroups_kill_but(const struct pr_cgroups *groups, const pid_t *spared, int count)
+{
 	for (int round = 0; round < KILL_ROUNDS; round++) {
-		int seen = 0;
-		pr_cgroups_each(groups, kill_one, &seen);
-		if (!seen)
+		struct killing killing = {spared, count, 0};
+		pr_cgroups_each(groups, kill_one, &killing);
+		if (!killing.seen)
 			return 0;
 		/* A frozen v1 task takes its SIGKILL only once it is thawed. */
 		pr_cgroups_thaw(groups);

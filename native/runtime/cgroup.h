@@ -35,6 +35,8 @@ int pr_cgroups_thaw(const struct pr_cgroups *groups);
 bool pr_cgroups_each(const struct pr_cgroups *groups, bool (*visit)(pid_t pid, void *context),
 		     void *context);
 /* Kills everything in it until it is empty; the caller must not be in it. */
+/* The same, but for some; all others are gone when it returns 0. */
+int pr_cgroups_kill_but(const struct pr_cgroups *groups, const pid_t *spared, int count);
 int pr_cgroups_kill(const struct pr_cgroups *groups);
 
 /* Lifts the CPU limits of the cgroup and of its parent (the pod), and notes in a file what they

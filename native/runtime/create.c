@@ -217,6 +217,10 @@ __attribute__((noreturn)) static void monitor_main(struct pr_monitor *monitor,
 	int status = pid > 0 ? wait_for_runc(monitor, pid, caller) : 1;
 	if (status == 0) {
 		failed = adopt(monitor, pid_file);
+		/* Before containerd can ask for the start. */
+		const char *why = "";
+		if (!failed && pr_claim_announced(monitor) && pr_claim_begin(monitor, &why))
+			pr_monitor_log(monitor, "it is not claimed: %s", why);
 		if (!failed)
 			failed = publish(monitor, call);
 		if (failed)

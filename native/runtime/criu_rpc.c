@@ -4,8 +4,9 @@
 
 #include <string.h>
 
-/* type = NOTIFY, notify_success = true */
+/* type = NOTIFY, notify_success = true; and false */
 const uint8_t pr_criu_go_on[4] = {1 << 3, PR_CRIU_NOTIFY, 3 << 3, 1};
+const uint8_t pr_criu_refuse[4] = {1 << 3, PR_CRIU_NOTIFY, 3 << 3, 0};
 
 struct field {
 	uint64_t number;

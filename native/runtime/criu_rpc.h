@@ -31,7 +31,8 @@ bool pr_criu_parse(const uint8_t *packet, size_t bytes, struct pr_criu_answer *a
 /* The type of a request that the service composed; 0 if it is not well-formed. */
 uint64_t pr_criu_request_type(const uint8_t *packet, size_t bytes);
 
-/* "Go on" after a notification. */
+/* "Go on" after a notification, and "no": CRIU undoes what it has done. */
 extern const uint8_t pr_criu_go_on[4];
+extern const uint8_t pr_criu_refuse[4];
 
 #endif

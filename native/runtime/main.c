@@ -62,7 +62,10 @@ static void keep_over_exec(int fd)
 static void pass_with_lease(struct front *front, int fd, uint16_t verb, uint32_t flags)
 {
 	struct pr_reply reply;
-	int failed = pr_ask(fd, verb, flags, WAKE_MS, &reply);
+	/* How long a move may take is known to those who move; containerd ends a start that takes too
+	 * long, and with it this process. */
+	bool moves = verb == PR_STARTED;
+	int failed = pr_ask(fd, verb, flags, moves ? -1 : WAKE_MS, &reply);
 	if (failed == -EPIPE)
 		become_runc(front); /* it has ended meanwhile: runc knows the rest */
 	if (failed) {
@@ -70,6 +73,8 @@ static void pass_with_lease(struct front *front, int fd, uint16_t verb, uint32_t
 			 -failed);
 		refuse(front, &reply);
 	}
+	if (reply.status == PR_ALREADY)
+		exit(0);
 	if (reply.status)
 		refuse(front, &reply);
 	keep_over_exec(fd);
@@ -87,7 +92,7 @@ static void kill_verb(struct front *front, int fd)
 {
 	struct pr_reply reply;
 	if (!is_sigkill(front->call.signal))
-		pass_with_lease(front, fd, PR_LEASE, PR_FLAG_AWAKE);
+		pass_with_lease(front, fd, PR_LEASE, PR_FLAG_AWAKE | PR_FLAG_SIGNAL);
 	int failed = pr_ask(fd, PR_KILL, 0, ANSWER_MS, &reply);
 	if (failed == 0 && reply.status == PR_OK)
 		exit(0);

@@ -73,6 +73,17 @@ static void end_child(pid_t pid)
 		continue;
 }
 
+void pr_monitor_end_all(struct pr_monitor *monitor, int status)
+{
+	pr_cgroups_join(&monitor->own, getpid());
+	if (monitor->criu > 0)
+		kill(monitor->criu, SIGKILL);
+	if (monitor->init > 0)
+		kill(monitor->init, SIGKILL);
+	pr_cgroups_kill(&monitor->container);
+	pr_monitor_end(monitor, status);
+}
+
 void pr_monitor_end(struct pr_monitor *monitor, int status)
 {
 	struct pr_event_item event = {
@@ -99,13 +110,32 @@ static int exit_status(int status)
 
 static void on_init_ended(struct pr_monitor *monitor, int status)
 {
+	if (pr_claim_changing(monitor) && !monitor->operation.restored) {
+		/* The throw-away init. After GO it does not matter any more. */
+		monitor->init = 0;
+		if (monitor->operation.goal != PR_TO_GO)
+			pr_monitor_end_all(monitor, status);
+		return;
+	}
 	if (monitor->state == PR_CHECKPOINTING || monitor->state == PR_WAKING) {
 		/* CRIU's doing, or its own: known when CRIU has answered. */
 		monitor->operation.init_exited = true;
 		monitor->operation.init_status = status;
 		return;
 	}
+	if (monitor->state == PR_HELD || monitor->state == PR_CLAIMED ||
+	    monitor->state == PR_STAGED)
+		pr_monitor_end_all(monitor, status);
 	pr_monitor_end(monitor, status);
+}
+
+/* What CRIU has restored, before the monitor calls it its init. */
+static void on_made_ended(struct pr_monitor *monitor, int status)
+{
+	monitor->operation.init_exited = true;
+	monitor->operation.init_status = status;
+	if (monitor->state == PR_STAGED && monitor->criu > 0)
+		kill(monitor->criu, SIGKILL);
 }
 
 static void reap(struct pr_monitor *monitor)
@@ -124,6 +154,8 @@ static void reap(struct pr_monitor *monitor)
 			pr_sleep_placeholder_died(monitor);
 		else if (pid == monitor->init)
 			on_init_ended(monitor, exit_status(status));
+		else if (pid == monitor->operation.made)
+			on_made_ended(monitor, exit_status(status));
 	}
 }
 
@@ -133,6 +165,8 @@ static void advance(struct pr_monitor *monitor)
    * is awake runs on as under bare runc; one that sleeps must not come back to life. */
 	if (monitor->orphaned && monitor->state == PR_ASLEEP)
 		pr_monitor_end(monitor, 128 + SIGKILL);
+	if (monitor->orphaned && monitor->state == PR_DEPARTED)
+		pr_monitor_end(monitor, monitor->agreed);
 	/* One answer may start the next change, as a verb that wakes what has just fallen asleep. */
 	for (uint64_t before = 0; before != monitor->sequence;) {
 		before = monitor->sequence;

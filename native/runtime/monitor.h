@@ -22,7 +22,7 @@ struct pr_connection {
 	bool lease;      /* a verb of the container runtime runs while this stays open */
 	bool subscribed; /* is told of events */
 	/* A question that is answered when the present change of state has ended. */
-	uint16_t waits_for; /* 0, PR_LEASE, PR_WAKE, PR_CHECKPOINT, PR_KILL */
+	uint16_t waits_for; /* 0, or the verb */
 	uint32_t tag, flags;
 };
 
@@ -52,9 +52,24 @@ struct pr_pager {
 	} held[PR_SPACES_MAX];
 };
 
+/* What a change of state is to lead to. */
+enum pr_goal {
+	PR_TO_SLEEP,
+	PR_TO_RUN_ON, /* a dump that changes nothing */
+	PR_TO_HOLD,
+	PR_TO_RESUME,
+	PR_TO_DEPART,
+	PR_TO_WAKE,
+	PR_TO_STAGE,
+	PR_TO_GO,
+	PR_TO_DROP,
+};
+
 struct pr_operation {
-	bool leave_running;
+	enum pr_goal goal;
+	bool refused; /* whatever CRIU asks is denied, until it has undone its work and ends */
 	bool answered, success, failed_early;
+	pid_t made; /* the init that CRIU holds at its post-restore */
 	bool init_exited;
 	int init_status;
 	bool restored; /* CRIU has given the new init */
@@ -86,6 +101,9 @@ struct pr_monitor {
 	bool orphaned;
 	pid_t known_to_runc; /* what state.json names: the init, or the placeholder */
 	pid_t criu;
+	bool prepared; /* CRIU waits for the request of a claimed container */
+	bool arrived;  /* it runs by a move, not by runc's start */
+	int agreed;    /* what a departed container ends with */
 	struct pr_pager pager;
 	bool remove_images;
 	struct pr_placeholder placeholder;
@@ -97,6 +115,8 @@ struct pr_monitor {
 /* monitor.c: what containerd takes for the container */
 __attribute__((noreturn)) void pr_monitor_run(struct pr_monitor *monitor);
 __attribute__((noreturn)) void pr_monitor_end(struct pr_monitor *monitor, int status);
+/* The same, and everything in the container's cgroup with it. */
+__attribute__((noreturn)) void pr_monitor_end_all(struct pr_monitor *monitor, int status);
 void pr_monitor_enter(struct pr_monitor *monitor, enum pr_state state);
 __attribute__((format(printf, 2, 3))) void pr_monitor_log(struct pr_monitor *monitor,
 							  const char *format, ...);
@@ -110,18 +130,57 @@ void pr_serve_settled(struct pr_monitor *monitor, int32_t status, const char *te
 void pr_serve_event(struct pr_monitor *monitor, const struct pr_event_item *event,
 		    const char *text);
 int pr_serve_leases(const struct pr_monitor *monitor);
+void pr_serve_wait(struct pr_connection *connection, const struct pr_header *header);
+void pr_serve_answer(struct pr_monitor *monitor, struct pr_connection *connection, uint16_t verb,
+		     uint32_t tag, int32_t status, const char *text);
+
+/* serve_move.c: the verbs of a move; false if it is none of them. */
+bool pr_serve_move(struct pr_monitor *monitor, struct pr_connection *connection,
+		   const struct pr_header *header, const uint8_t *packet, size_t bytes);
+/* One of them has waited for the end of a change of state. */
+void pr_serve_move_settled(struct pr_monitor *monitor, struct pr_connection *connection,
+			   const struct pr_header *header, int32_t status, const char *text);
 
 /* sleep.c */
 int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t *packet,
 		       size_t bytes, const int *fds, int count, const char **why);
 void pr_sleep_advance(struct pr_monitor *monitor);
 void pr_sleep_placeholder_died(struct pr_monitor *monitor);
+/* kept: a descriptor that it holds open, or -1. */
+int pr_sleep_start_placeholder(struct pr_monitor *monitor, int kept);
+void pr_sleep_drop_placeholder(struct pr_monitor *monitor);
+/* The tasks are gone, the placeholder stands for them. */
+void pr_sleep_absent(struct pr_monitor *monitor);
+
+/* hold.c: the way from held to running or departed, on the node that is left */
+void pr_hold_reached(struct pr_monitor *monitor);
+int32_t pr_hold_resume(struct pr_monitor *monitor, const char **why);
+int32_t pr_hold_depart(struct pr_monitor *monitor, int status, const char **why);
+void pr_hold_advance(struct pr_monitor *monitor);
+
+/* claim.c: the way from created to running by a move, on the node that is reached */
+int32_t pr_claim_begin(struct pr_monitor *monitor, const char **why);
+int32_t pr_claim_undo(struct pr_monitor *monitor, const char **why);
+int32_t pr_claim_prepare(struct pr_monitor *monitor, const char **why);
+int32_t pr_claim_go(struct pr_monitor *monitor, const char **why);
+int32_t pr_claim_drop(struct pr_monitor *monitor, const char **why);
+void pr_claim_staged(struct pr_monitor *monitor, pid_t made);
+/* CRIU has ended while it held a staged container, or waited for its request. */
+void pr_claim_criu_ended(struct pr_monitor *monitor);
+/* What CRIU has made ends; it may be staged again. */
+void pr_claim_give_up(struct pr_monitor *monitor);
+/* Whether a change of state is one of a claimed container. */
+bool pr_claim_changing(const struct pr_monitor *monitor);
+/* Whether the file that announces a claim is there; it goes. */
+bool pr_claim_announced(const struct pr_monitor *monitor);
 
 /* wake.c */
 int32_t pr_wake_arm(struct pr_monitor *monitor, uint32_t flags, const uint8_t *packet, size_t bytes,
 		    const int *fds, int count, const char **why);
 void pr_wake_disarm(struct pr_monitor *monitor);
 int32_t pr_wake_begin(struct pr_monitor *monitor, uint32_t cause, const char **why);
+int32_t pr_wake_stage(struct pr_monitor *monitor, const char **why);
+int pr_wake_start_criu(struct pr_monitor *monitor);
 void pr_wake_advance(struct pr_monitor *monitor);
 /* The triggers of a sleeping container that has been armed; how many. */
 int pr_wake_triggers(const struct pr_monitor *monitor, int *fds);
@@ -140,7 +199,18 @@ void pr_pager_ended(struct pr_monitor *monitor, int status);
 void pr_pager_let_go(struct pr_pager *pager);
 
 /* operation.c: what sleep and wake have in common, CRIU's answers */
-void pr_operation_start(struct pr_monitor *monitor, uint32_t cause, int timeout_ms);
+void pr_operation_start(struct pr_monitor *monitor, enum pr_goal goal, uint32_t cause,
+			int timeout_ms);
+/* The second half: CRIU, if it lives, is to be told how to go on. */
+void pr_operation_go_on(struct pr_monitor *monitor, enum pr_goal goal, enum pr_state state,
+			int timeout_ms);
+/* The first half is done: CRIU waits for the answer to its notification. */
+void pr_operation_pause(struct pr_monitor *monitor, enum pr_state state);
+/* A change of state that takes no time. */
+void pr_operation_at_once(struct pr_monitor *monitor, enum pr_state state, int32_t status,
+			  const char *text);
+/* Answers CRIU's notification; a CRIU that cannot be told is ended. */
+void pr_operation_tell(struct pr_monitor *monitor, bool go_on);
 /* Gives CRIU's end of a new RPC channel, or -errno; ours is in the operation. */
 int pr_operation_channel(struct pr_monitor *monitor);
 int pr_operation_send(struct pr_monitor *monitor, const struct pr_view *request);

@@ -12,14 +12,75 @@
 #include "monitor.h"
 #include "sock.h"
 
-void pr_operation_start(struct pr_monitor *monitor, uint32_t cause, int timeout_ms)
+void pr_operation_start(struct pr_monitor *monitor, enum pr_goal goal, uint32_t cause,
+			int timeout_ms)
 {
 	uint64_t now = pr_now_ns();
-	monitor->operation = (struct pr_operation){.rpc = -1};
+	/* The channel of a CRIU that was started ahead is kept. */
+	int rpc = monitor->prepared ? monitor->operation.rpc : -1;
+	monitor->operation = (struct pr_operation){.goal = goal, .rpc = rpc};
 	monitor->operation.deadline_ns = now + (uint64_t)timeout_ms * 1000000u;
 	monitor->operation.event.begun_ns = now;
 	monitor->operation.event.cause = cause;
 	monitor->operation.event.from = monitor->state;
+}
+
+void pr_operation_go_on(struct pr_monitor *monitor, enum pr_goal goal, enum pr_state state,
+			int timeout_ms)
+{
+	struct pr_operation *operation = &monitor->operation;
+	uint64_t now = pr_now_ns();
+	operation->goal = goal;
+	operation->deadline_ns = now + (uint64_t)timeout_ms * 1000000u;
+	operation->event = (struct pr_event_item){
+		.from = monitor->state, .cause = PR_BY_CLIENT, .begun_ns = now, .criu_ns = now};
+	operation->message[0] = '\0';
+	pr_monitor_enter(monitor, state);
+}
+
+static void close_channel(struct pr_operation *operation)
+{
+	if (operation->rpc >= 0)
+		close(operation->rpc);
+	operation->rpc = -1;
+}
+
+static void tell_all(struct pr_monitor *monitor, enum pr_state state, int32_t status)
+{
+	struct pr_operation *operation = &monitor->operation;
+	operation->event.release_ns = pr_now_ns();
+	operation->event.to = state;
+	operation->event.status = status;
+	pr_monitor_enter(monitor, state);
+	operation->event.sequence = monitor->sequence;
+	if (status)
+		pr_monitor_log(monitor, "%s", operation->message);
+	pr_serve_event(monitor, &operation->event, operation->message);
+	pr_serve_settled(monitor, status, operation->message);
+}
+
+void pr_operation_pause(struct pr_monitor *monitor, enum pr_state state)
+{
+	monitor->operation.event.done_ns = pr_now_ns();
+	tell_all(monitor, state, PR_OK);
+}
+
+void pr_operation_at_once(struct pr_monitor *monitor, enum pr_state state, int32_t status,
+			  const char *text)
+{
+	struct pr_operation *operation = &monitor->operation;
+	uint64_t now = pr_now_ns();
+	operation->event = (struct pr_event_item){
+		.from = monitor->state, .cause = PR_BY_CLIENT, .begun_ns = now, .done_ns = now};
+	snprintf(operation->message, sizeof operation->message, "%s", text);
+	tell_all(monitor, state, status);
+}
+
+void pr_operation_tell(struct pr_monitor *monitor, bool go_on)
+{
+	const uint8_t *answer = go_on ? pr_criu_go_on : pr_criu_refuse;
+	if (pr_sock_send(monitor->operation.rpc, answer, sizeof pr_criu_go_on, NULL, 0) < 0)
+		pr_operation_abort(monitor, "it does not take an answer");
 }
 
 int pr_operation_channel(struct pr_monitor *monitor)
@@ -35,13 +96,6 @@ int pr_operation_send(struct pr_monitor *monitor, const struct pr_view *request)
 {
 	monitor->operation.event.criu_ns = pr_now_ns();
 	return pr_sock_send(monitor->operation.rpc, request->at, request->bytes, NULL, 0);
-}
-
-static void close_channel(struct pr_operation *operation)
-{
-	if (operation->rpc >= 0)
-		close(operation->rpc);
-	operation->rpc = -1;
 }
 
 void pr_operation_fail(struct pr_monitor *monitor, const char *format, ...)
@@ -66,14 +120,28 @@ void pr_operation_abort(struct pr_monitor *monitor, const char *why)
 	pr_operation_fail(monitor, "CRIU was ended: %s", why);
 }
 
-/* The placeholder joins before CRIU kills the tasks: the cgroup is never empty. */
 static void on_notification(struct pr_monitor *monitor, const struct pr_criu_answer *answer)
 {
 	struct pr_operation *operation = &monitor->operation;
-	bool last = !strcmp(answer->script, "post-dump");
-	if (last && monitor->state == PR_CHECKPOINTING && !operation->leave_running)
+	bool dumped = !strcmp(answer->script, "post-dump");
+	bool restored = !strcmp(answer->script, "post-restore");
+	if (operation->refused) {
+		/* After a lazy dump CRIU would serve pages, for ever; it tells first, and this ends it. */
+		pr_operation_tell(monitor, false);
+		return;
+	}
+	if (dumped && operation->goal == PR_TO_HOLD) {
+		pr_hold_reached(monitor);
+		return;
+	}
+	if (restored && operation->goal == PR_TO_STAGE) {
+		pr_claim_staged(monitor, answer->pid);
+		return;
+	}
+	/* The placeholder joins before CRIU kills the tasks: the cgroup is never empty. */
+	if (dumped && operation->goal == PR_TO_SLEEP)
 		pr_cgroups_join(&monitor->container, monitor->placeholder.pid);
-	pr_sock_send(operation->rpc, pr_criu_go_on, sizeof pr_criu_go_on, NULL, 0);
+	pr_operation_tell(monitor, true);
 }
 
 static void on_answer(struct pr_monitor *monitor, const struct pr_criu_answer *answer)
@@ -93,6 +161,7 @@ static void on_answer(struct pr_monitor *monitor, const struct pr_criu_answer *a
 	operation->success = operation->answered = true;
 	if (monitor->state == PR_WAKING) {
 		operation->restored = true;
+		operation->made = 0;
 		monitor->init = answer->pid;
 	}
 	close_channel(operation);
@@ -125,9 +194,9 @@ void pr_operation_readable(struct pr_monitor *monitor)
 void pr_operation_criu_ended(struct pr_monitor *monitor)
 {
 	struct pr_operation *operation = &monitor->operation;
-	bool changing = monitor->state == PR_CHECKPOINTING || monitor->state == PR_WAKING;
 	monitor->criu = 0;
-	while (changing && !operation->answered) {
+	while ((monitor->state == PR_CHECKPOINTING || monitor->state == PR_WAKING) &&
+	       !operation->answered) {
 		struct pollfd ready = {.fd = operation->rpc, .events = POLLIN};
 		if (operation->rpc >= 0 && poll(&ready, 1, 0) == 1) {
 			pr_operation_readable(monitor);
@@ -136,20 +205,19 @@ void pr_operation_criu_ended(struct pr_monitor *monitor)
 		operation->failed_early = true;
 		pr_operation_fail(monitor, "CRIU ended without an answer");
 	}
+	if (monitor->state == PR_HELD) {
+		/* Its tasks stand still all the same: that is what their cgroup is frozen for. */
+		pr_monitor_log(monitor, "CRIU ended while it held the container");
+		close_channel(operation);
+	}
+	if (monitor->state == PR_CLAIMED || monitor->state == PR_STAGED)
+		pr_claim_criu_ended(monitor);
 }
 
 void pr_operation_finish(struct pr_monitor *monitor, enum pr_state state, int32_t status)
 {
 	struct pr_operation *operation = &monitor->operation;
 	close_channel(operation);
-	operation->event.release_ns = pr_now_ns();
-	operation->event.to = state;
-	operation->event.status = status;
 	pr_cgroups_restore_cpu(monitor->cpu_note);
-	pr_monitor_enter(monitor, state);
-	operation->event.sequence = monitor->sequence;
-	if (status)
-		pr_monitor_log(monitor, "%s", operation->message);
-	pr_serve_event(monitor, &operation->event, operation->message);
-	pr_serve_settled(monitor, status, operation->message);
+	tell_all(monitor, state, status);
 }

@@ -194,6 +194,17 @@ void pr_pager_readable(struct pr_monitor *monitor)
 	take_message(monitor);
 }
 
+/* A container that has not run yet may be staged again; one that has must not go on. */
+static void lost(struct pr_monitor *monitor)
+{
+	if (monitor->state == PR_STAGED && monitor->criu > 0)
+		kill(monitor->criu, SIGKILL);
+	else if (monitor->state == PR_WAKING && monitor->operation.goal == PR_TO_STAGE)
+		pr_operation_abort(monitor, "the pager has ended");
+	else
+		pr_wake_lost(monitor, "its memory cannot be completed");
+}
+
 void pr_pager_ended(struct pr_monitor *monitor, int status)
 {
 	struct pr_pager *pager = &monitor->pager;
@@ -211,10 +222,12 @@ void pr_pager_ended(struct pr_monitor *monitor, int status)
 		/* CRIU will fail by itself, if it has been asked at all. */
 		if (monitor->state == PR_WAKING && !monitor->operation.event.criu_ns)
 			pr_operation_abort(monitor, "the pager has not started");
+		else if (monitor->state == PR_STAGED)
+			lost(monitor);
 		return;
 	}
 	pr_monitor_log(monitor, "the pager ended with %d before all memory was in", status);
 	if (status == EXIT_LOST || status == EXIT_NOT_RESTORED ||
 	    pager->restarts++ >= RESTARTS_MAX || resume(monitor) < 0)
-		pr_wake_lost(monitor, "its memory cannot be completed");
+		lost(monitor);
 }

@@ -60,8 +60,8 @@ static void describe(const struct pr_monitor *monitor, struct pr_state_item *ite
 	};
 }
 
-static void answer(struct pr_monitor *monitor, struct pr_connection *connection, uint16_t verb,
-		   uint32_t tag, int32_t status, const char *text)
+void pr_serve_answer(struct pr_monitor *monitor, struct pr_connection *connection, uint16_t verb,
+		     uint32_t tag, int32_t status, const char *text)
 {
 	uint8_t buffer[1024];
 	struct pr_packet packet;
@@ -96,7 +96,7 @@ void pr_serve_event(struct pr_monitor *monitor, const struct pr_event_item *even
 	}
 }
 
-static void wait_settled(struct pr_connection *connection, const struct pr_header *header)
+void pr_serve_wait(struct pr_connection *connection, const struct pr_header *header)
 {
 	connection->waits_for = header->verb;
 	connection->tag = header->tag;
@@ -116,30 +116,50 @@ static void lease(struct pr_monitor *monitor, struct pr_connection *connection,
 	if (!changing(monitor) && monitor->state == PR_ASLEEP && (header->flags & PR_FLAG_AWAKE)) {
 		int32_t status = pr_wake_begin(monitor, PR_BY_VERB, &why);
 		if (status) {
-			answer(monitor, connection, PR_LEASE, header->tag, status, why);
+			pr_serve_answer(monitor, connection, PR_LEASE, header->tag, status, why);
 			return;
 		}
 	}
-	if (changing(monitor)) {
-		wait_settled(connection, header);
+	bool awake = header->flags & PR_FLAG_AWAKE;
+	if (monitor->state == PR_DEPARTED && awake) {
+		bool signal = header->flags & PR_FLAG_SIGNAL;
+		pr_serve_answer(monitor, connection, PR_LEASE, header->tag,
+				signal ? PR_ALREADY : PR_WRONG_STATE,
+				"it runs on another node now");
+		if (signal)
+			pr_monitor_end(monitor, monitor->agreed);
+		return;
+	}
+	bool undecided = monitor->state == PR_HELD || monitor->state == PR_STAGED;
+	if (changing(monitor) || (undecided && awake)) {
+		pr_serve_wait(connection, header);
 		return;
 	}
 	connection->lease = true;
-	answer(monitor, connection, PR_LEASE, header->tag, PR_OK, NULL);
+	pr_serve_answer(monitor, connection, PR_LEASE, header->tag, PR_OK, NULL);
+}
+
+static int killed_status(const struct pr_monitor *monitor)
+{
+	return monitor->state == PR_DEPARTED ? monitor->agreed : 128 + SIGKILL;
 }
 
 static void kill_it(struct pr_monitor *monitor, struct pr_connection *connection,
 		    const struct pr_header *header)
 {
 	if (changing(monitor)) {
-		pr_operation_abort(monitor, "the container is being killed");
-		wait_settled(connection, header);
+		enum pr_goal goal = monitor->operation.goal;
+		/* These end soon by themselves, and better so. */
+		if (goal != PR_TO_RESUME && goal != PR_TO_DEPART && goal != PR_TO_DROP)
+			pr_operation_abort(monitor, "the container is being killed");
+		pr_serve_wait(connection, header);
 		return;
 	}
-	bool asleep = monitor->state == PR_ASLEEP;
-	answer(monitor, connection, PR_KILL, header->tag, asleep ? PR_OK : PR_WRONG_STATE, NULL);
-	if (asleep)
-		pr_monitor_end(monitor, 128 + SIGKILL);
+	bool for_runc = monitor->state == PR_FRESH || monitor->state == PR_RUNNING;
+	pr_serve_answer(monitor, connection, PR_KILL, header->tag,
+			for_runc ? PR_WRONG_STATE : PR_OK, NULL);
+	if (!for_runc)
+		pr_monitor_end_all(monitor, killed_status(monitor));
 }
 
 static void delete_it(struct pr_monitor *monitor, struct pr_connection *connection,
@@ -149,15 +169,10 @@ static void delete_it(struct pr_monitor *monitor, struct pr_connection *connecti
 	/* runc removes the cgroup next. */
 	pr_cgroups_join(&monitor->own, getpid());
 	if (!force || monitor->state == PR_FRESH || monitor->state == PR_RUNNING) {
-		answer(monitor, connection, PR_DELETE, header->tag, PR_OK, NULL);
+		pr_serve_answer(monitor, connection, PR_DELETE, header->tag, PR_OK, NULL);
 		return;
 	}
-	if (monitor->criu > 0)
-		kill(monitor->criu, SIGKILL);
-	if (monitor->init > 0)
-		kill(monitor->init, SIGKILL);
-	pr_cgroups_kill(&monitor->container);
-	pr_monitor_end(monitor, 128 + SIGKILL); /* its end is the answer */
+	pr_monitor_end_all(monitor, killed_status(monitor)); /* its end is the answer */
 }
 
 static void started(struct pr_monitor *monitor, struct pr_connection *connection,
@@ -166,10 +181,19 @@ static void started(struct pr_monitor *monitor, struct pr_connection *connection
 	int failed = pr_cgroups_join(&monitor->own, getpid());
 	if (failed)
 		pr_monitor_log(monitor, "the container's cgroup is not left: errno %d", -failed);
+	if (monitor->state == PR_CLAIMED || monitor->state == PR_STAGED ||
+	    pr_claim_changing(monitor)) {
+		pr_serve_wait(connection, header);
+		return;
+	}
+	if (monitor->state == PR_RUNNING && monitor->arrived) {
+		pr_serve_answer(monitor, connection, PR_STARTED, header->tag, PR_ALREADY, NULL);
+		return;
+	}
 	if (monitor->state == PR_FRESH)
 		pr_monitor_enter(monitor, PR_RUNNING);
 	connection->lease = true;
-	answer(monitor, connection, PR_STARTED, header->tag, PR_OK, NULL);
+	pr_serve_answer(monitor, connection, PR_STARTED, header->tag, PR_OK, NULL);
 }
 
 /* True if the descriptors of the question are kept. */
@@ -192,26 +216,31 @@ static bool serve(struct pr_monitor *monitor, struct pr_connection *connection,
 		status = pr_sleep_begin(monitor, header->flags, packet, bytes, fds, count, &why);
 		if (status)
 			break;
-		wait_settled(connection, header);
+		pr_serve_wait(connection, header);
 		return false;
 	case PR_ARM:
 		status = pr_wake_arm(monitor, header->flags, packet, bytes, fds, count, &why);
-		answer(monitor, connection, header->verb, header->tag, status, status ? why : NULL);
+		pr_serve_answer(monitor, connection, header->verb, header->tag, status,
+				status ? why : NULL);
 		return status == PR_OK;
 	case PR_DISARM:
-		if (monitor->state == PR_WAKING)
+		if (monitor->state == PR_WAKING || monitor->state == PR_STAGED)
 			status = PR_WRONG_STATE;
 		if (!status)
 			pr_wake_disarm(monitor);
 		break;
 	case PR_WAKE:
-		if (monitor->state == PR_RUNNING)
+		if (monitor->state == PR_RUNNING && !(header->flags & PR_FLAG_STAGE))
+			break;
+		if (monitor->state == PR_STAGED && (header->flags & PR_FLAG_STAGE))
 			break;
 		if (!changing(monitor))
-			status = pr_wake_begin(monitor, PR_BY_CLIENT, &why);
+			status = header->flags & PR_FLAG_STAGE
+					 ? pr_wake_stage(monitor, &why)
+					 : pr_wake_begin(monitor, PR_BY_CLIENT, &why);
 		if (status)
 			break;
-		wait_settled(connection, header);
+		pr_serve_wait(connection, header);
 		return false;
 	case PR_KILL:
 		kill_it(monitor, connection, header);
@@ -223,10 +252,13 @@ static bool serve(struct pr_monitor *monitor, struct pr_connection *connection,
 		connection->subscribed = true;
 		break;
 	default:
+		if (pr_serve_move(monitor, connection, header, packet, bytes))
+			return false;
 		status = PR_BAD_REQUEST;
 		why = "no such verb";
 	}
-	answer(monitor, connection, header->verb, header->tag, status, status ? why : NULL);
+	pr_serve_answer(monitor, connection, header->verb, header->tag, status,
+			status ? why : NULL);
 	return false;
 }
 
@@ -248,6 +280,25 @@ void pr_serve_readable(struct pr_monitor *monitor, struct pr_connection *connect
 		pr_close_all(fds, count);
 }
 
+/* Whether somebody who has asked for a wake, or to have it staged, has what he wanted. */
+static void settle_wake(struct pr_monitor *monitor, struct pr_connection *connection,
+			const struct pr_header *header, int32_t status, const char *text)
+{
+	bool stage = header->flags & PR_FLAG_STAGE;
+	/* It came while the container fell asleep: that was not what was asked for. */
+	if (!stage && !status && monitor->state == PR_ASLEEP)
+		status = pr_wake_begin(monitor, PR_BY_CLIENT, &text);
+	if (!stage && monitor->state == PR_WAKING) {
+		pr_serve_wait(connection, header);
+		return;
+	}
+	if (monitor->state == (stage ? PR_STAGED : PR_RUNNING))
+		status = PR_OK;
+	else if (!status)
+		status = PR_CRIU_FAILED, text = "it was given up";
+	pr_serve_answer(monitor, connection, PR_WAKE, header->tag, status, status ? text : NULL);
+}
+
 static void settle_one(struct pr_monitor *monitor, struct pr_connection *connection, int32_t status,
 		       const char *text)
 {
@@ -257,26 +308,27 @@ static void settle_one(struct pr_monitor *monitor, struct pr_connection *connect
 	switch (header.verb) {
 	case PR_LEASE:
 		if (status && monitor->state == PR_ASLEEP && (header.flags & PR_FLAG_AWAKE))
-			answer(monitor, connection, PR_LEASE, header.tag, status, text);
+			pr_serve_answer(monitor, connection, PR_LEASE, header.tag, status, text);
 		else
 			lease(monitor, connection, &header);
 		return;
 	case PR_WAKE:
-		/* It came while the container fell asleep: that was not what was asked for. */
-		if (!status && monitor->state == PR_ASLEEP)
-			status = pr_wake_begin(monitor, PR_BY_CLIENT, &text);
-		if (monitor->state == PR_WAKING) {
-			wait_settled(connection, &header);
-			return;
-		}
-		answer(monitor, connection, PR_WAKE, header.tag,
-		       monitor->state == PR_RUNNING ? PR_OK : status, status ? text : NULL);
+		settle_wake(monitor, connection, &header, status, text);
+		return;
+	case PR_STARTED:
+		started(monitor, connection, &header);
+		return;
+	case PR_RESUME:
+	case PR_DEPART:
+	case PR_GO:
+	case PR_DROP:
+		pr_serve_move_settled(monitor, connection, &header, status, text);
 		return;
 	case PR_KILL:
 		kill_it(monitor, connection, &header);
 		return;
 	default:
-		answer(monitor, connection, header.verb, header.tag, status, text);
+		pr_serve_answer(monitor, connection, header.verb, header.tag, status, text);
 	}
 }
 

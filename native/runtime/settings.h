@@ -8,6 +8,7 @@
 
 #define PR_SETTINGS_FILE "/etc/podferry/runtime.conf"
 #define PR_STATE_ROOT    "/run/podferry/monitors"
+#define PR_CLAIM_ROOT    "/run/podferry/claims"
 
 /* The file has lines "unmanaged NAMESPACE", "runc PATH", "criu PATH"; "#" starts a comment.
  * Without a file, kube-system is unmanaged. An unreadable file manages nothing. */

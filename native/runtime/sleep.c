@@ -65,21 +65,21 @@ static const char *obstacle(struct pr_monitor *monitor, uint32_t flags, int32_t 
 	return NULL;
 }
 
-static int start_placeholder(struct pr_monitor *monitor)
+int pr_sleep_start_placeholder(struct pr_monitor *monitor, int kept)
 {
 	char path[48];
 	int namespace = -1;
 	if (monitor->init > 0 && pr_proc_other_namespace(monitor->init, getpid(), "cgroup") &&
 	    !pr_format(path, sizeof path, "/proc/%d/ns/cgroup", (int)monitor->init))
 	namespace = open(path, O_RDONLY | O_CLOEXEC);
-	int failed =
-		pr_placeholder_start(&monitor->placeholder, namespace, !monitor->no_new_keyring);
+	int failed = pr_placeholder_start(&monitor->placeholder, namespace,
+					  !monitor->no_new_keyring, kept);
 	if (namespace >= 0)
 		close(namespace);
 	return failed;
 }
 
-static void drop_placeholder(struct pr_monitor *monitor)
+void pr_sleep_drop_placeholder(struct pr_monitor *monitor)
 {
 	if (monitor->placeholder.pid > 0) {
 		kill(monitor->placeholder.pid, SIGKILL);
@@ -178,16 +178,20 @@ int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t
 	if (timeout_ms > 3600000 || (!leave && !note_images(monitor, packet, bytes)))
 		return PR_BAD_REQUEST;
 
-	pr_operation_start(monitor, PR_BY_CLIENT, (int)timeout_ms);
-	monitor->operation.leave_running = leave;
+	bool hold = flags & PR_FLAG_HOLD;
+	enum pr_goal goal = leave ? PR_TO_RUN_ON : hold ? PR_TO_HOLD : PR_TO_SLEEP;
+	pr_operation_start(monitor, goal, PR_BY_CLIENT, (int)timeout_ms);
 	*why = "CRIU or the placeholder cannot be started";
-	if (!leave && start_placeholder(monitor) < 0)
-		return PR_INTERNAL;
 	pr_cgroups_lift_cpu(&monitor->container, monitor->cpu_note);
 	int failed = start_criu(monitor, picked, given, enter, entered);
+	/* The placeholder is the younger one and keeps CRIU's channel open: should this process be
+	 * killed, CRIU has its own death signal before it could see the end of the channel, which
+	 * it would take for the order to let the tasks and their sockets go. */
+	if (!failed && !leave)
+		failed = pr_sleep_start_placeholder(monitor, hold ? monitor->operation.rpc : -1);
 	if (failed) {
-		pr_monitor_log(monitor, "criu does not start: errno %d", -failed);
-		drop_placeholder(monitor);
+		pr_monitor_log(monitor, "criu or placeholder: errno %d", -failed);
+		pr_operation_abort(monitor, "the dump cannot begin");
 		pr_cgroups_restore_cpu(monitor->cpu_note);
 		return PR_INTERNAL;
 	}
@@ -208,8 +212,8 @@ static bool clear_repair(pid_t pid, void *context)
 static void undo(struct pr_monitor *monitor)
 {
 	int cleared = 0;
-	drop_placeholder(monitor);
-	if (monitor->operation.failed_early) {
+	pr_sleep_drop_placeholder(monitor);
+	if (monitor->operation.failed_early || monitor->operation.goal == PR_TO_RESUME) {
 		pr_cgroups_freeze(&monitor->container);
 		pr_cgroups_each(&monitor->container, clear_repair, &cleared);
 		if (cleared)
@@ -218,9 +222,11 @@ static void undo(struct pr_monitor *monitor)
 	pr_cgroups_thaw(&monitor->container);
 }
 
-static void fall_asleep(struct pr_monitor *monitor)
+void pr_sleep_absent(struct pr_monitor *monitor)
 {
 	struct pr_proc proc = {0};
+	if (monitor->placeholder.pid <= 0 && pr_sleep_start_placeholder(monitor, -1) < 0)
+		pr_wake_lost(monitor, "it cannot have a placeholder");
 	pid_t pid = monitor->placeholder.pid;
 	pr_cgroups_join(&monitor->container, pid);
 	pr_cgroups_thaw(&monitor->container);
@@ -236,28 +242,36 @@ static void fall_asleep(struct pr_monitor *monitor)
 	monitor->init_pidfd = -1;
 	monitor->init = 0;
 	monitor->init_start = 0;
-	monitor->sleeps++;
-	pr_operation_finish(monitor, PR_ASLEEP, PR_OK);
 }
 
 void pr_sleep_advance(struct pr_monitor *monitor)
 {
 	struct pr_operation *operation = &monitor->operation;
+	if (operation->goal == PR_TO_DEPART) {
+		pr_hold_advance(monitor);
+		return;
+	}
 	if (!operation->answered)
 		return;
-	if (operation->success && !operation->leave_running) {
-		if (operation->init_exited)
-			fall_asleep(monitor);
-		return; /* else: CRIU has killed it, its memory is still being given back */
+	bool gone = operation->goal == PR_TO_SLEEP || operation->goal == PR_TO_HOLD;
+	if (operation->success && gone) {
+		if (!operation->init_exited)
+			return; /* CRIU has killed it, its memory is still being given back */
+		pr_sleep_absent(monitor);
+		monitor->sleeps++;
+		pr_operation_finish(monitor, PR_ASLEEP, PR_OK);
+		return;
 	}
 	/* A CRIU that was told to end must have let go of the tasks before they are touched. */
 	if (monitor->criu > 0)
 		return;
-	bool success = operation->success;
-	if (!success)
-		undo(monitor);
-	else
+	bool success = operation->success || operation->goal == PR_TO_RESUME;
+	if (operation->goal == PR_TO_RUN_ON && success)
 		pr_cgroups_thaw(&monitor->container);
+	else
+		undo(monitor);
+	if (success)
+		operation->message[0] = '\0';
 	pr_operation_finish(monitor, PR_RUNNING, success ? PR_OK : PR_CRIU_FAILED);
 	if (operation->init_exited) {
 		int status = operation->init_status;
@@ -267,15 +281,20 @@ void pr_sleep_advance(struct pr_monitor *monitor)
 
 void pr_sleep_placeholder_died(struct pr_monitor *monitor)
 {
+	pid_t died = monitor->placeholder.pid;
 	if (monitor->placeholder.socket >= 0)
 		close(monitor->placeholder.socket);
 	monitor->placeholder = (struct pr_placeholder){0, -1};
-	if (monitor->state != PR_ASLEEP && monitor->state != PR_WAKING)
+	if (monitor->state == PR_FRESH || monitor->state == PR_RUNNING ||
+	    monitor->state == PR_CHECKPOINTING)
 		return;
 	pr_monitor_log(monitor, "the placeholder was killed; another takes its place");
-	if (start_placeholder(monitor) < 0)
+	int kept = monitor->state == PR_HELD ? monitor->operation.rpc : -1;
+	if (pr_sleep_start_placeholder(monitor, kept) < 0)
 		return;
 	pr_cgroups_join(&monitor->container, monitor->placeholder.pid);
+	if (monitor->known_to_runc != died)
+		return; /* the init is there, and stands for itself */
 	struct pr_proc proc = {0};
 	pr_proc_read(monitor->placeholder.pid, &proc);
 	struct pr_new_init init = {.pid = monitor->placeholder.pid, .start = proc.start};

@@ -140,7 +140,7 @@ __attribute__((noreturn)) static void placeholder_main(int socket)
 	}
 }
 
-int pr_placeholder_start(struct pr_placeholder *placeholder, int cgroup_ns, bool keyring)
+int pr_placeholder_start(struct pr_placeholder *placeholder, int cgroup_ns, bool keyring, int kept)
 {
 	int pair[2];
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -161,13 +161,17 @@ int pr_placeholder_start(struct pr_placeholder *placeholder, int cgroup_ns, bool
 			setns(cgroup_ns, CLONE_NEWCGROUP);
 		if (keyring)
 			syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
+		int high = lift(kept);
 		dup2(pair[1], 3);
+		if (high >= 0)
+			dup2(high, 4);
 		/* Without stdio: nobody may wait for the end of the container's pipes because of it. */
 		close_range(0, 2, 0);
-		close_range(4, ~0u, 0);
+		close_range(high >= 0 ? 5 : 4, ~0u, 0);
 		for (int i = 0; i < 3; i++)
 			open("/dev/null", O_RDWR | O_CLOEXEC);
 		fcntl(3, F_SETFD, FD_CLOEXEC);
+		fcntl(4, F_SETFD, FD_CLOEXEC);
 		placeholder_main(3);
 	}
 	close(pair[1]);

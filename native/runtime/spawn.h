@@ -41,8 +41,8 @@ struct pr_placeholder {
 };
 
 /* It is not in the cgroup yet. cgroup_ns: a descriptor, or -1. keyring: a fresh session keyring
- * for what it starts. 0 or -errno. */
-int pr_placeholder_start(struct pr_placeholder *placeholder, int cgroup_ns, bool keyring);
+ * for what it starts. kept: a descriptor that it holds open, or -1. 0 or -errno. */
+int pr_placeholder_start(struct pr_placeholder *placeholder, int cgroup_ns, bool keyring, int kept);
 /* CRIU's pid, a child of the caller; or -errno. */
 pid_t pr_placeholder_spawn(const struct pr_placeholder *placeholder, const struct pr_spawn *spawn);
 

@@ -87,8 +87,8 @@ static bool well_formed(const uint8_t *packet, size_t bytes, const int *fds, int
 int32_t pr_wake_arm(struct pr_monitor *monitor, uint32_t flags, const uint8_t *packet, size_t bytes,
 		    const int *fds, int count, const char **why)
 {
-	*why = "the container neither runs nor sleeps";
-	if (monitor->state > PR_ASLEEP)
+	*why = "the container neither runs, nor sleeps, nor is claimed";
+	if (monitor->state > PR_ASLEEP && monitor->state != PR_CLAIMED)
 		return PR_WRONG_STATE;
 	*why = "the request is not complete";
 	if (!well_formed(packet, bytes, fds, count))
@@ -131,7 +131,7 @@ static int start_pager(struct pr_monitor *monitor)
 	return pr_pager_start(monitor, &item, given, count);
 }
 
-static int start_criu(struct pr_monitor *monitor)
+int pr_wake_start_criu(struct pr_monitor *monitor)
 {
 	char program[256];
 	int given[PR_FDS_MAX];
@@ -161,41 +161,59 @@ static int start_criu(struct pr_monitor *monitor)
 	return 0;
 }
 
-int32_t pr_wake_begin(struct pr_monitor *monitor, uint32_t cause, const char **why)
+static int32_t begin(struct pr_monitor *monitor, enum pr_goal goal, uint32_t cause,
+		     const char **why)
 {
 	struct pr_view request;
-	*why = "the container is not asleep";
-	if (monitor->state != PR_ASLEEP)
-		return PR_WRONG_STATE;
 	*why = "nobody has said how to wake it (not armed)";
 	if (!find(&monitor->armed, PR_ITEM_REQUEST, &request))
 		return PR_WRONG_STATE;
 	*why = "the last CRIU has not ended";
-	if (monitor->criu > 0)
+	if (monitor->criu > 0 && !monitor->prepared)
 		return PR_BUSY;
-	pr_operation_start(monitor, cause, PR_CRIU_TIMEOUT_MS);
+	pr_operation_start(monitor, goal, cause, PR_CRIU_TIMEOUT_MS);
 	pr_cgroups_thaw(&monitor->container);
 	pr_cgroups_lift_cpu(&monitor->container, monitor->cpu_note);
 	monitor->armed.fired = true;
 	pr_monitor_enter(monitor, PR_WAKING);
 	int failed = start_pager(monitor);
-	if (!failed)
-		failed = start_criu(monitor);
+	if (!failed && !monitor->prepared)
+		failed = pr_wake_start_criu(monitor);
+	monitor->prepared = false;
 	/* With a pager the request waits until that listens; CRIU starts meanwhile. */
 	if (!failed && monitor->pager.pid <= 0)
 		failed = pr_operation_send(monitor, &request);
 	if (failed) {
 		monitor->operation.failed_early = true;
+		if (monitor->criu > 0)
+			kill(monitor->criu, SIGKILL);
 		pr_operation_fail(monitor, "CRIU or the pager cannot be started (errno %d)",
 				  -failed);
 	}
 	return PR_OK;
 }
 
+int32_t pr_wake_begin(struct pr_monitor *monitor, uint32_t cause, const char **why)
+{
+	*why = "the container is not asleep";
+	if (monitor->state != PR_ASLEEP)
+		return PR_WRONG_STATE;
+	return begin(monitor, PR_TO_WAKE, cause, why);
+}
+
+int32_t pr_wake_stage(struct pr_monitor *monitor, const char **why)
+{
+	*why = "the container is not claimed";
+	if (monitor->state != PR_CLAIMED)
+		return PR_WRONG_STATE;
+	return begin(monitor, PR_TO_STAGE, PR_BY_CLIENT, why);
+}
+
 void pr_wake_pager_listens(struct pr_monitor *monitor)
 {
 	struct pr_view request;
-	if (monitor->state != PR_WAKING || monitor->operation.answered)
+	bool asked = monitor->operation.event.criu_ns; /* by a pager before this one */
+	if (monitor->state != PR_WAKING || monitor->operation.answered || asked)
 		return;
 	if (find(&monitor->armed, PR_ITEM_REQUEST, &request) &&
 	    !pr_operation_send(monitor, &request))
@@ -235,8 +253,7 @@ static int keep_state_true(struct pr_monitor *monitor)
 void pr_wake_lost(struct pr_monitor *monitor, const char *why)
 {
 	pr_monitor_log(monitor, "the container is killed: %s", why);
-	pr_cgroups_kill(&monitor->container);
-	pr_monitor_end(monitor, 128 + SIGKILL);
+	pr_monitor_end_all(monitor, 128 + SIGKILL);
 }
 
 static void on_restored(struct pr_monitor *monitor)
@@ -257,10 +274,13 @@ static void settle(struct pr_monitor *monitor)
 	int failed = keep_state_true(monitor);
 	if (failed)
 		pr_wake_lost(monitor, "runc's state cannot be kept true");
+	if (monitor->operation.goal == PR_TO_GO) {
+		kill(monitor->known_to_runc, SIGKILL); /* the throw-away init */
+		pr_cgroups_join(&monitor->own, getpid());
+		monitor->arrived = true;
+	}
 	monitor->known_to_runc = monitor->init;
-	kill(monitor->placeholder.pid, SIGKILL);
-	close(monitor->placeholder.socket);
-	monitor->placeholder = (struct pr_placeholder){0, -1};
+	pr_sleep_drop_placeholder(monitor);
 	monitor->wakes++;
 	pr_wake_disarm(monitor);
 	pr_operation_finish(monitor, PR_RUNNING, PR_OK);
@@ -292,7 +312,11 @@ void pr_wake_advance(struct pr_monitor *monitor)
 	if (!operation->answered)
 		return;
 	if (!operation->success) {
-		if (monitor->criu <= 0)
+		if (monitor->criu > 0)
+			return;
+		if (pr_claim_changing(monitor))
+			pr_claim_give_up(monitor);
+		else
 			give_up(monitor);
 		return;
 	}

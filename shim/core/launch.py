@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shim.core.mounts import Mount, external_for_dump, external_for_restore
+from shim.errors import Refused
 
 # Where the monitor gives CRIU the container's standard input, output and error (docs/monitor.md).
 FIRST_STDIO_FD = 10
+STDIO_NAMES = ("standard input", "standard output", "standard error")
 # The namespaces of a sandbox that its containers join. A container that has its own is refused by
 # the preflight: the clone of its mounts and its sockets would need the namespace kept alive too.
 JOINED = ("net", "ipc", "uts")
@@ -31,6 +33,7 @@ class Purpose(enum.StrEnum):
 
     SLEEP = "sleep"  # the tasks are killed once the image is complete
     COPY = "copy"  # the tasks run on
+    MOVE = "move"  # the tasks stand still: they are killed once they run elsewhere, or run on
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,52 @@ def restore(
     if sleeper.system_v:
         options["join_ns"] = [{"ns": "ipc", "ns_file": sleeper.joined["ipc"]}]
     return Launch("RESTORE", options, _entered(sleeper))
+
+
+def restore_elsewhere(
+    sleeper: Sleeper,
+    there: Anatomy,
+    images_dir: str,
+    clone: str,
+    *,
+    lazy: bool = False,
+) -> Launch:
+    """What CRIU is asked in order to bring a container back on another node, in another's place.
+
+    The images say what the container was; mounts, namespaces, stdio and LSM profile are those of
+    the container that was made there from the same spec and has not been started.
+
+    Args:
+        sleeper: what was kept of it, from the node that it has left.
+        there: the container whose place it takes.
+        images_dir: its images, on the node that it comes to.
+        clone: where the clone of ``there``'s mount tree is mounted.
+        lazy: memory is served by a pager listening in ``images_dir``.
+
+    Raises:
+        Refused: something that it had is not there; nothing was done.
+    """
+    points = {one.point for one in there.mounts}
+    lacking = [f"the mount {one.point}" for one in sleeper.mounts
+               if one.ours and one.point not in points]  # fmt: skip
+    numbers = {one.number for one in there.stdio}
+    lacking += [f"its {STDIO_NAMES[number]}" for number, _ in sleeper.stdio
+                if number not in numbers]  # fmt: skip
+    lacking += [f"the pod's {kind} namespace" for kind in sleeper.joined
+                if kind not in there.joined]  # fmt: skip
+    if lacking:
+        raise Refused(
+            f"what it has on its node is not here: {', '.join(lacking)}",
+            where=f"container {there.container_id}",
+            remedy="make the replacement from the same pod spec",
+        )
+    here = replace(
+        sleeper,
+        container_id=there.container_id,
+        joined={kind: there.joined[kind] for kind in sleeper.joined},
+        lsm_profile=there.lsm_profile,
+    )
+    return restore(here, images_dir, clone, lazy=lazy)
 
 
 def archive(
