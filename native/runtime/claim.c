@@ -4,13 +4,16 @@
  * Its init is runc's, waiting at the exec fifo; it is thrown away once the arrival runs, or started
  * after all. The arrival is restored beside it, into the same cgroup, and waits in CRIU's restorer:
  * nothing of it has run before GO. */
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "monitor.h"
 
-#define DROP_MS 5000
+#define DROP_MS  5000
+#define START_MS 2000
 
 bool pr_claim_changing(const struct pr_monitor *monitor)
 {
@@ -58,6 +61,21 @@ static void end_prepared(struct pr_monitor *monitor)
 	monitor->operation.rpc = -1;
 }
 
+/* What `runc start` does (runc: libcontainer/container_linux.go, exec): its init waits until
+ * somebody reads the byte that it writes into the fifo. */
+static bool start_init(struct pr_monitor *monitor)
+{
+	char byte;
+	int fd = open(monitor->exec_fifo, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	struct pollfd ready = {.fd = fd, .events = POLLIN};
+	bool done = poll(&ready, 1, START_MS) == 1 && read(fd, &byte, 1) == 1;
+	close(fd);
+	unlink(monitor->exec_fifo);
+	return done;
+}
+
 int32_t pr_claim_undo(struct pr_monitor *monitor, const char **why)
 {
 	if (monitor->state == PR_FRESH)
@@ -68,7 +86,13 @@ int32_t pr_claim_undo(struct pr_monitor *monitor, const char **why)
 	end_prepared(monitor);
 	pr_sleep_drop_placeholder(monitor);
 	pr_wake_disarm(monitor);
-	pr_operation_at_once(monitor, PR_FRESH, PR_OK, "");
+	if (!monitor->started) {
+		pr_operation_at_once(monitor, PR_FRESH, PR_OK, "");
+		return PR_OK;
+	}
+	if (!start_init(monitor))
+		pr_monitor_end_all(monitor, 128 + SIGKILL);
+	pr_operation_at_once(monitor, PR_RUNNING, PR_OK, "");
 	return PR_OK;
 }
 

@@ -62,10 +62,7 @@ static void keep_over_exec(int fd)
 static void pass_with_lease(struct front *front, int fd, uint16_t verb, uint32_t flags)
 {
 	struct pr_reply reply;
-	/* How long a move may take is known to those who move; containerd ends a start that takes too
-	 * long, and with it this process. */
-	bool moves = verb == PR_STARTED;
-	int failed = pr_ask(fd, verb, flags, moves ? -1 : WAKE_MS, &reply);
+	int failed = pr_ask(fd, verb, flags, WAKE_MS, &reply);
 	if (failed == -EPIPE)
 		become_runc(front); /* it has ended meanwhile: runc knows the rest */
 	if (failed) {

@@ -103,6 +103,7 @@ struct pr_monitor {
 	pid_t criu;
 	bool prepared; /* CRIU waits for the request of a claimed container */
 	bool arrived;  /* it runs by a move, not by runc's start */
+	bool started;  /* runc's start was answered while it was claimed */
 	int agreed;    /* what a departed container ends with */
 	struct pr_pager pager;
 	bool remove_images;

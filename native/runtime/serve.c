@@ -183,7 +183,10 @@ static void started(struct pr_monitor *monitor, struct pr_connection *connection
 		pr_monitor_log(monitor, "the container's cgroup is not left: errno %d", -failed);
 	if (monitor->state == PR_CLAIMED || monitor->state == PR_STAGED ||
 	    pr_claim_changing(monitor)) {
-		pr_serve_wait(connection, header);
+		/* containerd takes it for running from here on. Were it to wait, the end of whoever
+		 * asked for the start would end the container, even one that has just arrived. */
+		monitor->started = true;
+		pr_serve_answer(monitor, connection, PR_STARTED, header->tag, PR_ALREADY, NULL);
 		return;
 	}
 	if (monitor->state == PR_RUNNING && monitor->arrived) {

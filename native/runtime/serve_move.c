@@ -79,10 +79,12 @@ static void leave(struct pr_monitor *monitor, struct pr_connection *connection,
 {
 	int status;
 	bool good = find_status(packet, bytes, &status);
-	if (!good || monitor->state != PR_DEPARTED) {
+	/* A claimed container may be one that has finished on the node that its pod leaves. */
+	if (!good || (monitor->state != PR_DEPARTED && monitor->state != PR_CLAIMED)) {
 		pr_serve_answer(monitor, connection, PR_EXIT, header->tag,
 				good ? PR_WRONG_STATE : PR_BAD_REQUEST,
-				good ? "the container has not departed" : "no exit status");
+				good ? "the container has neither departed nor is it claimed"
+				     : "no exit status");
 		return;
 	}
 	pr_serve_answer(monitor, connection, PR_EXIT, header->tag, PR_OK, NULL);
