@@ -10,7 +10,15 @@ from cffi import FFI
 NATIVE = Path(__file__).parent
 
 # In the order of their use of each other: cffi reads them as one text.
-DECLARATIONS = ("error.h", "probe.h", "activity.h", "hold.h", "track.h")
+DECLARATIONS = (
+    "error.h",
+    "probe.h",
+    "activity.h",
+    "hold.h",
+    "track.h",
+    "store.h",
+    "stream.h",
+)
 
 ffibuilder = FFI()
 for name in DECLARATIONS:
@@ -21,5 +29,5 @@ ffibuilder.set_source(
     "shim._native_ffi",
     '#include "podferry.h"',
     include_dirs=[str(NATIVE / "include")],
-    libraries=["bpf", "elf", "z"],
+    libraries=["bpf", "elf", "z", "ssl", "crypto", "lz4"],
 )

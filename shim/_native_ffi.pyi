@@ -142,6 +142,72 @@ class Lib:
         states: FFI.CData,
         err: FFI.CData,
     ) -> int: ...
+    def pf_store_create(
+        self, out: FFI.CData, directory: bytes, quota_bytes: int, err: FFI.CData
+    ) -> int: ...
+    def pf_store_release(self, store: FFI.CData) -> None: ...
+    def pf_store_read_counts(self, store: FFI.CData, out: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_store_seal(
+        self, store: FFI.CData, image_dir: FFI.CData | bytes, out: FFI.CData, err: FFI.CData
+    ) -> int: ...
+    def pf_sender_open(self, out: FFI.CData, options: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_sender_connect(
+        self, sender: FFI.CData, address: bytes, port: int, err: FFI.CData
+    ) -> int: ...
+    def pf_sender_send_runs(
+        self,
+        sender: FFI.CData,
+        host_pid: int,
+        image_pid: int,
+        runs: FFI.CData,
+        count: int,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_sender_send_part(
+        self,
+        sender: FFI.CData,
+        name: bytes,
+        size: int,
+        offset: int,
+        data: bytes,
+        data_bytes: int,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_sender_send_directory(
+        self, sender: FFI.CData, path: bytes, file_bytes: FFI.CData, err: FFI.CData
+    ) -> int: ...
+    def pf_sender_forget_process(
+        self, sender: FFI.CData, image_pid: int, err: FFI.CData
+    ) -> int: ...
+    def pf_sender_flush(self, sender: FFI.CData, out: FFI.CData, err: FFI.CData) -> int: ...
+    def pf_sender_read_progress(self, sender: FFI.CData, out: FFI.CData) -> None: ...
+    def pf_sender_cancel(self, sender: FFI.CData) -> None: ...
+    def pf_sender_close(self, sender: FFI.CData) -> None: ...
+    def pf_receiver_start(
+        self,
+        out: FFI.CData,
+        address: bytes,
+        port: FFI.CData,
+        tls: FFI.CData,
+        timeout_ms: int,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_receiver_expect(
+        self,
+        receiver: FFI.CData,
+        token: bytes,
+        peer_name: FFI.CData | bytes,
+        store: FFI.CData,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_receiver_forget(self, receiver: FFI.CData, token: bytes) -> None: ...
+    def pf_receiver_read_trouble(
+        self, receiver: FFI.CData, out: FFI.CData, out_bytes: int
+    ) -> None: ...
+    def pf_receiver_close(self, receiver: FFI.CData) -> None: ...
+    def pf_page_server_run(
+        self, sender: FFI.CData, socket: int, image_bytes: FFI.CData, err: FFI.CData
+    ) -> int: ...
 
 ffi: FFI
 lib: Lib

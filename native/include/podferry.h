@@ -7,4 +7,6 @@
 #include "podferry/hold.h"
 #include "podferry/probe.h"
 #include "podferry/run.h"
+#include "podferry/store.h"
+#include "podferry/stream.h"
 #include "podferry/track.h"

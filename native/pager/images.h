@@ -6,15 +6,7 @@
 #include "error.h"
 #include "runs.h"
 
-#define IMAGES_COMMON_MAGIC  0x54564319u /* criu/include/magic.h: IMG_COMMON_MAGIC */
-#define IMAGES_PAGEMAP_MAGIC 0x56084025u /* PAGEMAP_MAGIC */
-#define IMAGES_IN_PARENT     1u          /* criu/include/pagemap.h: PE_PARENT */
-#define IMAGES_LAZY          2u          /* PE_LAZY */
-#define IMAGES_PRESENT       4u          /* PE_PRESENT */
-
-#define IMAGES_MAX_PARENTS       32
-#define IMAGES_MAX_PAGEMAP_BYTES ((int64_t)1 << 30)
-#define IMAGES_END_OF_ADDRESSES  ((uint64_t)1 << 56)
+#define IMAGES_MAX_PARENTS 32
 
 /* Files that are mapped; a run's bytes point into them. */
 struct image_files {

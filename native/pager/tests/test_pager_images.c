@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "criu_pagemap.h"
 #include "images.h"
 
 static char root_path[] = "/tmp/pager-images-XXXXXX";
@@ -70,8 +71,8 @@ static void head(struct bytes *bytes, uint32_t pages_id)
 	struct bytes message = {0};
 
 	bytes->count = 0;
-	put_u32(bytes, IMAGES_COMMON_MAGIC);
-	put_u32(bytes, IMAGES_PAGEMAP_MAGIC);
+	put_u32(bytes, PF_PAGEMAP_COMMON_MAGIC);
+	put_u32(bytes, PF_PAGEMAP_MAGIC);
 	put_field(&message, 1, pages_id);
 	put_message(bytes, &message);
 }
@@ -112,7 +113,7 @@ static void refused(const char *set, int why)
 
 static void two_sets(void)
 {
-	enum { ALL = IMAGES_LAZY | IMAGES_PRESENT };
+	enum { ALL = PF_PAGEMAP_LAZY | PF_PAGEMAP_PRESENT };
 	struct bytes map;
 	struct image_files files;
 	struct runs runs;
@@ -123,15 +124,15 @@ static void two_sets(void)
 	CHECK_EQUAL(symlinkat("../one", root, "two/parent"), 0);
 	head(&map, 1);
 	entry(&map, 0x10000, 3, ALL);
-	entry(&map, 0x20000, 2, IMAGES_PRESENT);
+	entry(&map, 0x20000, 2, PF_PAGEMAP_PRESENT);
 	entry(&map, 0x30000, 4, ALL);
 	write_file("one/pagemap-7.img", map.data, map.count, 0);
 	write_file("one/pages-1.img", "", 0, 9 * 4096);
 	head(&map, 3);
 	entry(&map, 0x10000, 1, ALL);
-	entry(&map, 0x11000, 2, IMAGES_LAZY | IMAGES_IN_PARENT);
-	entry(&map, 0x20000, 2, IMAGES_PRESENT);
-	entry(&map, 0x31000, 2, IMAGES_LAZY | IMAGES_IN_PARENT);
+	entry(&map, 0x11000, 2, PF_PAGEMAP_LAZY | PF_PAGEMAP_IN_PARENT);
+	entry(&map, 0x20000, 2, PF_PAGEMAP_PRESENT);
+	entry(&map, 0x31000, 2, PF_PAGEMAP_LAZY | PF_PAGEMAP_IN_PARENT);
 	entry(&map, 0x40000, 1, ALL);
 	write_file("two/pagemap-7.img", map.data, map.count, 0);
 	write_file("two/pages-3.img", "", 0, 4 * 4096);
@@ -159,7 +160,7 @@ static void damaged(const struct bytes *map, int why)
 
 static void hostile_maps(void)
 {
-	enum { ALL = IMAGES_LAZY | IMAGES_PRESENT };
+	enum { ALL = PF_PAGEMAP_LAZY | PF_PAGEMAP_PRESENT };
 	struct bytes map, cut;
 
 	CHECK_EQUAL(mkdirat(root, "bad", 0700), 0);
@@ -190,10 +191,10 @@ static void hostile_maps(void)
 	entry(&map, 0x12000, 4, ALL); /* over the first one */
 	damaged(&map, -EINVAL);
 	head(&map, 1);
-	entry(&map, 0x10000, 1, IMAGES_LAZY); /* dumped without its bytes */
+	entry(&map, 0x10000, 1, PF_PAGEMAP_LAZY); /* dumped without its bytes */
 	damaged(&map, -ENODATA);
 	head(&map, 1);
-	entry(&map, 0x10000, 1, IMAGES_LAZY | IMAGES_IN_PARENT); /* there is none */
+	entry(&map, 0x10000, 1, PF_PAGEMAP_LAZY | PF_PAGEMAP_IN_PARENT); /* there is none */
 	damaged(&map, -ENODATA);
 	head(&map, 2); /* its pages file is not there */
 	entry(&map, 0x10000, 1, ALL);
@@ -234,7 +235,7 @@ static void no_way_out(void)
 	CHECK_EQUAL(mkdirat(root, "inner", 0700), 0);
 	CHECK_EQUAL(mkdirat(root, "inner/set", 0700), 0);
 	head(&map, 1);
-	entry(&map, 0x31000, 1, IMAGES_LAZY | IMAGES_IN_PARENT);
+	entry(&map, 0x31000, 1, PF_PAGEMAP_LAZY | PF_PAGEMAP_IN_PARENT);
 	write_file("inner/set/pagemap-7.img", map.data, map.count, 0);
 	CHECK_EQUAL(symlinkat("../../one", root, "inner/set/parent"), 0);
 	refused("../etc", -EXDEV);
@@ -252,7 +253,7 @@ static void no_way_out(void)
 	/* Files must be files. */
 	CHECK_EQUAL(symlinkat("../one/pages-1.img", root, "bad/pages-9.img"), 0);
 	head(&map, 9);
-	entry(&map, 0x10000, 1, IMAGES_LAZY | IMAGES_PRESENT);
+	entry(&map, 0x10000, 1, PF_PAGEMAP_LAZY | PF_PAGEMAP_PRESENT);
 	write_file("bad/pagemap-7.img", map.data, map.count, 0);
 	refused("bad", -ELOOP);
 	CHECK_EQUAL(unlinkat(root, "bad/pages-9.img", 0), 0);
@@ -261,7 +262,7 @@ static void no_way_out(void)
 	/* A set that is its own parent. */
 	CHECK_EQUAL(symlinkat(".", root, "bad/parent"), 0);
 	head(&map, 1);
-	entry(&map, 0x10000, 1, IMAGES_LAZY | IMAGES_IN_PARENT);
+	entry(&map, 0x10000, 1, PF_PAGEMAP_LAZY | PF_PAGEMAP_IN_PARENT);
 	write_file("bad/pagemap-7.img", map.data, map.count, 0);
 	refused("bad", -ELOOP);
 }

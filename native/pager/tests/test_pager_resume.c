@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "criu_pagemap.h"
 #include "pager.h"
 
 #define START ((unsigned char *)0x500000000000)
@@ -63,9 +64,10 @@ static void write_file(const char *name, const void *data, size_t bytes)
 /* Page N is full of the byte N + 1. */
 static void write_images(void)
 {
-	static const uint32_t magic[2] = {IMAGES_COMMON_MAGIC, IMAGES_PAGEMAP_MAGIC};
+	static const uint32_t magic[2] = {PF_PAGEMAP_COMMON_MAGIC, PF_PAGEMAP_MAGIC};
 	static const uint64_t head[] = {1, 1};
-	const uint64_t entry[] = {1, (uint64_t)START, 2, PAGES, 4, IMAGES_LAZY | IMAGES_PRESENT};
+	const uint64_t entry[] = {
+		1, (uint64_t)START, 2, PAGES, 4, PF_PAGEMAP_LAZY | PF_PAGEMAP_PRESENT};
 	static unsigned char map[256], pages[PAGES * PAGE_BYTES];
 	unsigned char *at = map + sizeof(magic);
 

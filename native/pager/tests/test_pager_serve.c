@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "criu_pagemap.h"
 #include "images.h"
 #include "protocol.h"
 
@@ -83,7 +84,7 @@ static void write_file(const char *name, const void *data, size_t bytes)
 
 static void write_images(void)
 {
-	static const uint32_t magic[2] = {IMAGES_COMMON_MAGIC, IMAGES_PAGEMAP_MAGIC};
+	static const uint32_t magic[2] = {PF_PAGEMAP_COMMON_MAGIC, PF_PAGEMAP_MAGIC};
 	unsigned char *map = malloc(1 << 20), *at = map, message[64], *end = message;
 	uint64_t *pages = malloc(PAGES * PAGE_BYTES), *word = pages;
 
@@ -98,7 +99,7 @@ static void write_images(void)
 		put_varint(&end, 2 << 3);
 		put_varint(&end, EVERY - 1);
 		put_varint(&end, 4 << 3);
-		put_varint(&end, IMAGES_LAZY | IMAGES_PRESENT);
+		put_varint(&end, PF_PAGEMAP_LAZY | PF_PAGEMAP_PRESENT);
 		put_message(&at, message, (uint32_t)(end - message));
 	}
 	write_file("pagemap-7.img", map, (size_t)(at - map));
