@@ -18,6 +18,7 @@ DECLARATIONS = (
     "track.h",
     "store.h",
     "stream.h",
+    "tree.h",
 )
 
 ffibuilder = FFI()

@@ -32,6 +32,9 @@ class Lib:
     PF_PAGE_READ: int
     PF_PAGE_ZERO: int
     PF_PAGE_GONE: int
+    PF_TREE_BLOCK_BYTES: int
+    PF_TREE_OVERLAY: int
+    PF_TREE_ALL_FILES: int
 
     def pf_probe_userfaultfd(self, features: FFI.CData, err: FFI.CData) -> int: ...
     def pf_probe_pagemap_scan(self, err: FFI.CData) -> int: ...
@@ -208,6 +211,43 @@ class Lib:
     def pf_page_server_run(
         self, sender: FFI.CData, socket: int, image_bytes: FFI.CData, err: FFI.CData
     ) -> int: ...
+    def pf_tree_scan(
+        self,
+        root_fd: int,
+        flags: int,
+        exclude: bytes,
+        exclude_bytes: int,
+        entries_max: int,
+        out: FFI.CData,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_tree_scan_free(self, scan: FFI.CData) -> None: ...
+    def pf_tree_compare(
+        self,
+        old: bytes,
+        old_bytes: int,
+        new: bytes,
+        new_bytes: int,
+        flags: int,
+        inodes: FFI.CData,
+        inode_count: int,
+        out: FFI.CData,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_tree_pairs_free(self, pairs: FFI.CData) -> None: ...
+    def pf_tree_summary(
+        self, records: bytes, record_bytes: int, out: FFI.CData, err: FFI.CData
+    ) -> int: ...
+    def pf_tree_read_blocks(
+        self,
+        fd: int,
+        offset: int,
+        buffer: FFI.CData,
+        buffer_bytes: int,
+        hashes: FFI.CData,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_tree_punch(self, fd: int, offset: int, hole_bytes: int, err: FFI.CData) -> int: ...
 
 ffi: FFI
 lib: Lib

@@ -10,3 +10,4 @@
 #include "podferry/store.h"
 #include "podferry/stream.h"
 #include "podferry/track.h"
+#include "podferry/tree.h"
