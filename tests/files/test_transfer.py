@@ -25,7 +25,6 @@ from tests.files.changes import BLOCK, Program
 from tests.files.looking import differences, look
 from tests.files.transfer import QUOTA_BYTES, QUOTA_ENTRIES, Transfer
 
-
 # Property tests make thousands of files; a disk's journal would make them wait.
 FAST = Path("/dev/shm")
 
