@@ -21,18 +21,25 @@ static struct space *first_live(const struct pager *pager)
 	return NULL;
 }
 
-/* What is read of the store before the lock is taken: a copy that waited for a disk would make the
- * faults wait too. */
-static struct window window_at(const struct pager *pager, const unsigned char *bytes)
+/* What is read of the files before the lock is taken: a copy that waited for a disk would make the
+ * faults wait too. PAGES: how many lie there, neighbours in the process too; a page store has holes
+ * between such runs, and reading a hole of a tmpfs would fill it. */
+static struct window window_at(const struct pager *pager, const unsigned char *bytes,
+			       uint64_t pages)
 {
+	uint64_t most = PAGER_WINDOW_BYTES;
+
+	if (!pager->set && pages * PAGE_BYTES < most)
+		most = pages * PAGE_BYTES;
+	if (most == 0)
+		return (struct window){0};
 	for (size_t at = 0; at < pager->files.count; at++) {
 		const unsigned char *start = pager->files.list[at].start;
 		const unsigned char *end = start + pager->files.list[at].bytes;
 
 		if (bytes >= start && bytes < end)
-			return (struct window){bytes, (size_t)(end - bytes) > PAGER_WINDOW_BYTES
-							      ? bytes + PAGER_WINDOW_BYTES
-							      : end};
+			return (struct window){bytes,
+					       (size_t)(end - bytes) > most ? bytes + most : end};
 	}
 	return (struct window){0};
 }
@@ -48,19 +55,37 @@ static uint64_t step_pages(const struct pager *pager, struct pace *pace)
 	return (pace->hurried > 0 ? PAGER_HURRIED_BYTES : PAGER_FILL_BYTES) / PAGE_BYTES;
 }
 
-/* Places up to BUDGET pages. WANTED gets the window that is needed before it can go on. */
+/* The two windows that are needed before the fill can go on. */
+struct view {
+	struct window now, next;
+};
+
+/* In a store, few pages are mapped more quickly than another thread is asked to. */
+static bool needs_window(const struct pager *pager, const struct piece *piece)
+{
+	return pager->set || piece->run_pages * PAGE_BYTES > PAGER_AROUND_BYTES;
+}
+
+/* Places up to BUDGET pages. WANTED gets what must be in memory before it can go on. */
 static enum outcome fill_some(struct pager *pager, struct space *space, uint64_t budget,
-			      struct window have, struct window *wanted, struct pf_error *err)
+			      struct window have, struct view *wanted, struct pf_error *err)
 {
 	enum outcome outcome = PLACED;
 	struct piece piece;
 
 	while (outcome == PLACED && budget > 0 && runs_next(&space->runs, budget, &piece)) {
-		if (piece.bytes < have.start || piece.bytes >= have.end) {
-			*wanted = window_at(pager, piece.bytes);
+		bool inside = piece.bytes >= have.start && piece.bytes < have.end;
+
+		if (!inside && needs_window(pager, &piece)) {
+			uint64_t ahead = PAGER_WINDOW_BYTES / PAGE_BYTES;
+
+			wanted->now = window_at(pager, piece.bytes, piece.run_pages);
+			wanted->next =
+				window_at(pager, wanted->now.end,
+					  piece.run_pages > ahead ? piece.run_pages - ahead : 0);
 			return PLACED;
 		}
-		if (piece.bytes + piece.pages * PAGE_BYTES > have.end)
+		if (inside && piece.bytes + piece.pages * PAGE_BYTES > have.end)
 			piece.pages = (uint64_t)(have.end - piece.bytes) / PAGE_BYTES;
 		outcome = place(pager, space, piece, err);
 		budget -= piece.pages;
@@ -69,7 +94,7 @@ static enum outcome fill_some(struct pager *pager, struct space *space, uint64_t
 }
 
 /* One step. Gives false when there is nothing left to do. */
-static bool step(struct pager *pager, struct pace *pace, struct window have, struct window *wanted,
+static bool step(struct pager *pager, struct pace *pace, struct window have, struct view *wanted,
 		 bool *blocked)
 {
 	struct pf_error err = {0};
@@ -95,7 +120,8 @@ static bool step(struct pager *pager, struct pace *pace, struct window have, str
 void *fill_run(void *argument)
 {
 	struct pager *pager = argument;
-	struct window have = {0}, wanted = {0};
+	struct window have = {0};
+	struct view wanted = {0};
 	bool blocked = false;
 	struct pace pace = {0};
 	struct ahead ahead;
@@ -108,14 +134,14 @@ void *fill_run(void *argument)
 		return NULL;
 	}
 	while (step(pager, &pace, have, &wanted, &blocked)) {
-		if (wanted.start)
-			have = ahead_get(&ahead, wanted, window_at(pager, wanted.end));
+		if (wanted.now.start)
+			have = ahead_get(&ahead, wanted.now, wanted.next);
 		if (blocked) {
 			struct timespec pause = {.tv_nsec = PAGER_RETRY_NS};
 
 			nanosleep(&pause, NULL);
 		}
-		wanted = (struct window){0};
+		wanted = (struct view){0};
 	}
 	ahead_stop(&ahead);
 	return NULL;

@@ -44,15 +44,33 @@ int images_open_root(const char *path, struct pf_error *err)
 	return fd < 0 ? pf_fail_errno(err, "cannot open the image directory %s", path) : fd;
 }
 
+int images_map(int fd, uint64_t needed, struct image_files *files, const unsigned char **bytes,
+	       struct pf_error *err)
+{
+	void *start = mmap(NULL, needed, PROT_READ, MAP_SHARED, fd, 0);
+	struct image_file *grown;
+
+	if (start == MAP_FAILED)
+		return pf_fail_errno(err, "cannot map %llu bytes of pages",
+				     (unsigned long long)needed);
+	grown = reallocarray(files->list, files->count + 1, sizeof(*grown));
+	if (!grown) {
+		munmap(start, needed);
+		return pf_fail(err, -ENOMEM, "cannot keep another mapped file");
+	}
+	files->list = grown;
+	files->list[files->count++] = (struct image_file){start, needed};
+	*bytes = start;
+	return 0;
+}
+
 static int map_pages(int directory, struct image_files *files, struct level *level,
 		     struct pf_error *err)
 {
 	uint64_t needed = level->map.present_bytes;
 	PF_AUTO_FD int fd = -1;
-	struct image_file *grown;
 	char name[32];
 	int64_t bytes;
-	void *start;
 
 	snprintf(name, sizeof(name), "pages-%u.img", level->map.pages_id);
 	if (needed == 0)
@@ -63,18 +81,7 @@ static int map_pages(int directory, struct image_files *files, struct level *lev
 	if ((uint64_t)bytes < needed)
 		return pf_fail(err, -EINVAL, "%s of the image%s has %lld bytes of %llu", name,
 			       level->name, (long long)bytes, (unsigned long long)needed);
-	start = mmap(NULL, needed, PROT_READ, MAP_SHARED, fd, 0);
-	if (start == MAP_FAILED)
-		return pf_fail_errno(err, "cannot map %s of the image%s", name, level->name);
-	grown = reallocarray(files->list, files->count + 1, sizeof(*grown));
-	if (!grown) {
-		munmap(start, needed);
-		return pf_fail(err, -ENOMEM, "cannot keep another mapped file");
-	}
-	files->list = grown;
-	files->list[files->count++] = (struct image_file){start, needed};
-	level->bytes = start;
-	return 0;
+	return images_map(fd, needed, files, &level->bytes, err);
 }
 
 static int read_level(int directory, int pid, struct image_files *files, struct level *level,

@@ -24,4 +24,7 @@ int images_open_root(const char *path, struct pf_error *err);
  * RUNS and closes these. */
 int images_read(int root, const char *set, int pid, struct image_files *files, struct runs *runs,
 		struct pf_error *err);
+/* Maps the first NEEDED bytes of a file, up to images_close. */
+int images_map(int fd, uint64_t needed, struct image_files *files, const unsigned char **bytes,
+	       struct pf_error *err);
 void images_close(struct image_files *files);

@@ -21,7 +21,7 @@ enum exit_status {
 };
 
 struct options {
-	const char *images, *set, *work_dir, *journal;
+	const char *images, *set, *store, *work_dir, *journal;
 	bool resume;
 	int monitor, connection;
 	struct given_fd *given;
@@ -31,13 +31,15 @@ struct options {
 static const char usage[] =
 	"usage: podferry-pager --images DIR [--set NAME] [--work-dir DIR] [--journal FILE]\n"
 	"                      [--monitor-fd N]\n"
-	"       podferry-pager --resume --journal FILE --images DIR [--set NAME]\n"
+	"       podferry-pager --store DIR [--work-dir DIR] [--journal FILE] [--monitor-fd N]\n"
+	"       podferry-pager --resume --journal FILE (--images DIR [--set NAME] | --store DIR)\n"
 	"                      --uffd-fd SPACE:N ... [--connection-fd N] [--monitor-fd N]\n"
 	"\n"
 	"Serves the memory of processes that `criu restore --lazy-pages` restores, from the "
 	"images\n"
-	"in DIR/NAME, and ends when everything is in. The socket is lazy-pages.socket in the work\n"
-	"directory (by default DIR/NAME). See docs/pager.md.\n";
+	"in DIR/NAME or from the sealed page store DIR, and ends when everything is in. The\n"
+	"socket is lazy-pages.socket in the work directory (by default DIR/NAME, or the store).\n"
+	"See docs/pager.md.\n";
 
 static bool number(const char *text, long least, long *value)
 {
@@ -87,6 +89,9 @@ static bool option(struct options *options, int letter)
 	case 's':
 		options->set = optarg;
 		return true;
+	case 'S':
+		options->store = optarg;
+		return true;
 	case 'w':
 		options->work_dir = optarg;
 		return true;
@@ -112,6 +117,7 @@ static bool parse(int argc, char **argv, struct options *options)
 	static const struct option known[] = {
 		{"images", required_argument, NULL, 'i'},
 		{"set", required_argument, NULL, 's'},
+		{"store", required_argument, NULL, 'S'},
 		{"work-dir", required_argument, NULL, 'w'},
 		{"journal", required_argument, NULL, 'j'},
 		{"resume", no_argument, NULL, 'r'},
@@ -125,7 +131,8 @@ static bool parse(int argc, char **argv, struct options *options)
 	while ((letter = getopt_long(argc, argv, "", known, NULL)) != -1)
 		if (!option(options, letter))
 			return false;
-	return optind == argc && options->images && (!options->resume || options->journal);
+	return optind == argc && !options->images != !options->store &&
+	       (!options->resume || options->journal);
 }
 
 static int listen_for_criu(struct pager *pager, const struct options *options, struct pf_error *err)
@@ -134,6 +141,8 @@ static int listen_for_criu(struct pager *pager, const struct options *options, s
 	char default_dir[PATH_MAX];
 	const char *work_dir = options->work_dir;
 
+	if (!work_dir && options->store)
+		work_dir = options->store;
 	if (!work_dir) {
 		int used = snprintf(default_dir, sizeof(default_dir), "%s/%s", options->images,
 				    options->set);
@@ -154,10 +163,10 @@ static int set_up(struct pager *pager, const struct options *options, struct pf_
 
 	if (code < 0)
 		return code;
-	pager->set = options->set;
+	pager->set = options->store ? NULL : options->set;
 	pager->monitor = options->monitor;
 	pager->connection = options->connection;
-	pager->root = images_open_root(options->images, err);
+	pager->root = images_open_root(options->store ? options->store : options->images, err);
 	if (pager->root < 0)
 		return pager->root;
 	code = journal_open(&pager->journal, options->journal, options->resume, err);

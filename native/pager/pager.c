@@ -128,8 +128,10 @@ int pager_add_process(struct pager *pager, int pid, int uffd, struct pf_error *e
 	struct space *space;
 	int code = add(pager, pid, &space, err);
 
-	if (code == 0)
+	if (code == 0 && pager->set)
 		code = images_read(pager->root, pager->set, pid, &pager->files, &space->runs, err);
+	else if (code == 0)
+		code = store_read(pager->root, pid, &pager->files, &space->runs, err);
 	if (code < 0 || uffd < 0)
 		return code;
 	code = pager_watch(pager, space, uffd, err);

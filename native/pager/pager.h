@@ -15,6 +15,7 @@
 #include "journal.h"
 #include "protocol.h"
 #include "runs.h"
+#include "store.h"
 
 #define PAGER_AROUND_BYTES  (64u << 10)  /* what a fault brings with it */
 #define PAGER_ZERO_AROUND   16           /* pages */
@@ -47,7 +48,7 @@ struct pager_figures {
 struct pager {
 	/* what it was told */
 	int root;
-	const char *set;
+	const char *set; /* NULL: the root is a sealed page store */
 	int monitor;
 
 	struct image_files files;

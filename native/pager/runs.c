@@ -109,6 +109,21 @@ int runs_add(struct runs *runs, uint64_t start, uint64_t pages, const unsigned c
 	return 0;
 }
 
+int runs_add_hot(struct runs *runs, uint64_t start, uint64_t end, struct pf_error *err)
+{
+	if (runs->hot_count == runs->hot_room) {
+		size_t room = runs->hot_room ? runs->hot_room * 2 : 64;
+		struct range *grown = reallocarray(runs->hot, room, sizeof(*grown));
+
+		if (!grown)
+			return pf_fail_errno(err, "cannot keep the order of %zu ranges", room);
+		runs->hot = grown;
+		runs->hot_room = room;
+	}
+	runs->hot[runs->hot_count++] = (struct range){start, end};
+	return 0;
+}
+
 int runs_close(struct runs *runs, struct pf_error *err)
 {
 	runs->placed = calloc(runs->pages / 64 + 1, sizeof(*runs->placed));
@@ -128,6 +143,9 @@ int runs_clone(const struct runs *from, struct runs *to, struct pf_error *err)
 	to->list = NULL;
 	to->count = to->room = 0;
 	to->placed = NULL;
+	/* What a parent is likely to touch says little of its child. */
+	to->hot = NULL;
+	to->hot_count = to->hot_room = to->hot_at = 0;
 	code = reserve(to, from->count, err);
 	if (code < 0)
 		return code;
@@ -148,6 +166,7 @@ void runs_free(struct runs *runs)
 {
 	free(runs->list);
 	free(runs->placed);
+	free(runs->hot);
 	*runs = (struct runs){0};
 }
 
@@ -168,6 +187,7 @@ bool runs_missing(const struct runs *runs, uint64_t start, uint64_t end, uint64_
 			continue;
 		piece->start = run->start + (skipped - run->first) * PAGE_BYTES;
 		piece->bytes = run->bytes + (skipped - run->first) * PAGE_BYTES;
+		piece->run_pages = run->pages - (skipped - run->first);
 		stop = least(stop, skipped + limit);
 		piece->pages = next_bit(runs->placed, skipped, stop, true) - skipped;
 		return true;
@@ -177,8 +197,15 @@ bool runs_missing(const struct runs *runs, uint64_t start, uint64_t end, uint64_
 
 bool runs_next(struct runs *runs, uint64_t limit, struct piece *piece)
 {
-	bool found = runs_missing(runs, runs->cursor, UINT64_MAX, limit, piece);
+	bool found;
 
+	for (; runs->hot_at < runs->hot_count; runs->hot_at++) {
+		const struct range *hot = &runs->hot[runs->hot_at];
+
+		if (runs_missing(runs, hot->start, hot->end, limit, piece))
+			return true;
+	}
+	found = runs_missing(runs, runs->cursor, UINT64_MAX, limit, piece);
 	/* What was moved to below the cursor is found in a second round. */
 	if (!found)
 		found = runs_missing(runs, 0, UINT64_MAX, limit, piece);

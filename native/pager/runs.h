@@ -31,9 +31,11 @@ struct runs {
 	struct run *list; /* by start, without overlaps */
 	size_t count, room;
 	uint64_t *placed;
-	uint64_t pages;   /* bits in `placed` */
-	uint64_t missing; /* pages of `list` whose bit is not set */
-	uint64_t cursor;  /* the address from which runs_next looks */
+	uint64_t pages;    /* bits in `placed` */
+	uint64_t missing;  /* pages of `list` whose bit is not set */
+	struct range *hot; /* to be looked for first by runs_next, in this order */
+	size_t hot_count, hot_room, hot_at;
+	uint64_t cursor; /* the address from which runs_next looks then */
 	struct range vacated[RUNS_VACATED];
 	size_t vacated_count;
 };
@@ -42,12 +44,15 @@ struct runs {
 struct piece {
 	uint64_t start;
 	uint64_t pages;
+	uint64_t run_pages; /* from here on to the end of the neighbourhood, in or not */
 	const unsigned char *bytes;
 };
 
 /* Adds pages behind all that are there; runs_close ends this and prepares the bits. */
 int runs_add(struct runs *runs, uint64_t start, uint64_t pages, const unsigned char *bytes,
 	     struct pf_error *err);
+/* Adds addresses that the process is likely to touch first, behind those that were added before. */
+int runs_add_hot(struct runs *runs, uint64_t start, uint64_t end, struct pf_error *err);
 int runs_close(struct runs *runs, struct pf_error *err);
 int runs_clone(const struct runs *from, struct runs *to, struct pf_error *err);
 void runs_free(struct runs *runs);

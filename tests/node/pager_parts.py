@@ -218,10 +218,14 @@ class Sleeper:
         self.monitor.close()
         self.monitor = Monitor.make()
 
+    def pager_source(self) -> list[str]:
+        """Where the pager finds the memory."""
+        return ["--images", self.directory, "--set", "images"]
+
     def start_pager(self, *, resume: bool = False) -> Pager:
         """Starts a pager; unless it resumes, it listens when this returns."""
         monitor = self.monitor
-        argv = [f"{self.directory}/podferry-pager", "--images", self.directory, "--set", "images"]
+        argv = [f"{self.directory}/podferry-pager", *self.pager_source()]
         argv += [
             "--journal",
             f"{self.images}/journal",
