@@ -51,10 +51,14 @@ class SleepJournal:
         if not self._directory.is_dir():
             return
         for path in sorted(self._directory.glob("*.json")):
-            try:
-                yield msgspec.json.decode(path.read_bytes(), type=SleepRecord)
-            except (OSError, msgspec.DecodeError) as error:
-                logger.error("record of a sleep cannot be read path=%s error=%s", path, error)
+            record = _read(path)
+            if record is not None:
+                yield record
+
+    def find(self, sandbox_id: str) -> SleepRecord | None:
+        """The record of one sandbox, as it is now."""
+        path = self._path(sandbox_id)
+        return _read(path) if path.exists() else None
 
     def _path(self, sandbox_id: str) -> Path:
         return self._directory / f"{sandbox_id}.json"
@@ -66,3 +70,13 @@ class SleepJournal:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _read(path: Path) -> SleepRecord | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=SleepRecord)
+    except FileNotFoundError:
+        return None  # it has just been removed
+    except (OSError, msgspec.DecodeError) as error:
+        logger.error("record of a sleep cannot be read path=%s error=%s", path, error)
+        return None

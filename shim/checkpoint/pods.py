@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from shim.checkpoint.anatomy import Places
 from shim.errors import InvalidInput, NotFound
@@ -85,3 +86,20 @@ def find(said: str, places: Places | None = None) -> PodHere:
             f"several pods are called {said!r}: {names}", remedy="name it by its sandbox's id"
         )
     return hits[0]
+
+
+def network_of(sandbox_id: str, places: Places | None = None) -> Path | None:
+    """The file of a sandbox's own network namespace; None if it uses the node's.
+
+    Raises:
+        NotFound: there is no such sandbox.
+    """
+    config = (places or Places()).config(sandbox_id)
+    try:
+        spec = json.loads(config.read_bytes())
+    except (OSError, ValueError) as error:
+        raise NotFound("no such sandbox", where=f"sandbox {sandbox_id}") from error
+    for one in (spec.get("linux") or {}).get("namespaces") or []:
+        if one.get("type") == "network" and one.get("path"):
+            return Path(one["path"])
+    return None

@@ -22,6 +22,7 @@ from shim.checkpoint.bed import Slept
 from shim.checkpoint.gate import Gate
 from shim.checkpoint.images import ImagesDamaged
 from shim.checkpoint.journal import SleepJournal
+from shim.checkpoint.locks import PodLocks
 from shim.checkpoint.pods import PodHere
 from shim.core import preflight
 from shim.core.launch import Anatomy
@@ -83,7 +84,11 @@ class Sleeping:
         self._end = end
         # Work begun by a packet; kept so that it is not collected.
         self._begun: set[asyncio.Task[None]] = set()
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks = PodLocks(run_dir / "sleep.lock")
+        # Whether `asleep` is all there is: not before the records were read, nor once a successor
+        # has them.
+        self._knows_all = False
+        self._replaced = False
         self.asleep: dict[str, Asleep] = {}
         self.histories: dict[str, History] = {}
 
@@ -98,9 +103,8 @@ class Sleeping:
             PodferryError: a step failed; the pod runs on.
         """
         pod = await asyncio.to_thread(pods.find, said)
-        async with self._lock(pod.sandbox_id):
-            if pod.sandbox_id in self.asleep:
-                raise Refused("it is asleep already", where=f"pod {pod.label}")
+        async with self._locks.held(pod.sandbox_id):
+            await self._refuse_asleep(pod)
             seen = await self._examined(pod)
             record = SleepRecord(
                 sandbox_id=pod.sandbox_id,
@@ -121,6 +125,20 @@ class Sleeping:
                 # Also if whoever asked went away: a pod sleeps wholly or not at all.
                 await asyncio.shield(self._undo(record))
                 raise
+
+    async def _refuse_asleep(self, pod: PodHere) -> None:
+        if not self._knows_all:
+            raise Refused(
+                "the service is being started or replaced", where="sleep",
+                remedy="ask again in a moment",
+            )  # fmt: skip
+        known = self.asleep.get(pod.sandbox_id)
+        if known is None:
+            return
+        for one in known.record.beds:
+            if await bed.look(one.sleeper.container_id) is Seen.ASLEEP:
+                raise Refused("it is asleep already", where=f"pod {pod.label}")
+        await self._woken(known, "runtime", 0.0)  # its end of sleep is only not tidied up yet
 
     async def _examined(self, pod: PodHere) -> dict[str, Anatomy]:
         """Reads and judges the running containers of a pod."""
@@ -201,10 +219,19 @@ class Sleeping:
         pod = await asyncio.to_thread(pods.find, said)
         return await self.wake_sandbox(pod.sandbox_id, cause)
 
+    def knows(self, sandbox_id: str) -> bool:
+        """Whether a pod may be asleep."""
+        return sandbox_id in self.asleep or (
+            not self._knows_all and self._journal.find(sandbox_id) is not None
+        )
+
     async def wake_sandbox(self, sandbox_id: str, cause: str) -> float:
         """The same, by the sandbox's id."""
-        async with self._lock(sandbox_id):
+        async with self._locks.held(sandbox_id):
             state = self.asleep.get(sandbox_id)
+            if state is None and not self._knows_all:
+                record = await asyncio.to_thread(self._journal.find, sandbox_id)
+                state = Asleep(record, None) if record else None
             if state is None:
                 return 0.0
             began = time.monotonic()
@@ -245,6 +272,10 @@ class Sleeping:
     # ---- care
 
     def _watch(self, state: Asleep) -> None:
+        if self._replaced:
+            if state.gate:
+                state.gate.close()
+            return
         self.asleep[state.record.sandbox_id] = state
         if state.gate and not images.is_volatile(self._images_dir):
             asyncio.get_running_loop().add_reader(state.gate.event_fd, self._packet_came, state)
@@ -278,7 +309,7 @@ class Sleeping:
                         cause = "packet" if event.cause is Cause.TRIGGER else "runtime"
                         took_ms = (event.release_ns - event.begun_ns) / 1e6
                         break
-        async with self._lock(state.record.sandbox_id):
+        async with self._locks.held(state.record.sandbox_id):
             if self.asleep.get(state.record.sandbox_id) is not state:
                 return
             try:
@@ -292,13 +323,18 @@ class Sleeping:
     async def recover(self) -> None:
         """Brings the records and the containers into agreement; at the start of a service."""
         for record in await asyncio.to_thread(lambda: list(self._journal.records())):
-            async with self._lock(record.sandbox_id):
+            async with self._locks.held(record.sandbox_id):
                 try:
-                    await self._recover(record)
+                    await self._recover(record.sandbox_id)
                 except (PodferryError, OSError) as error:
                     logger.error("sleep is not recovered pod=%s error=%s", record.pod, error)
+        self._knows_all = not self._replaced
 
-    async def _recover(self, record: SleepRecord) -> None:
+    async def _recover(self, sandbox_id: str) -> None:
+        # Whoever held the lock has brought it further.
+        record = await asyncio.to_thread(self._journal.find, sandbox_id)
+        if record is None or sandbox_id in self.asleep:
+            return
         seen = [await bed.look(one.sleeper.container_id) for one in record.beds]
         remedy = recover(record.step, seen)
         logger.info("found record pod=%s step=%s remedy=%s", record.pod, record.step, remedy)
@@ -311,7 +347,8 @@ class Sleeping:
             await self._clean(record, None)
 
     async def close(self) -> None:
-        """Lets the sleepers be; they sleep on."""
+        """Lets the sleepers be; they sleep on. What is under way is brought to its end."""
+        self._replaced, self._knows_all = True, False
         tasks = [task for state in self.asleep.values() for task in state.watchers]
         for task in tasks:
             task.cancel()
@@ -321,9 +358,6 @@ class Sleeping:
                 self._stop_listening(state)
                 state.gate.close()
         self.asleep.clear()
-
-    def _lock(self, sandbox_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(sandbox_id, asyncio.Lock())
 
 
 def _refuse_blocked(pod: PodHere, name: str, verdict: Verdict) -> None:

@@ -33,7 +33,7 @@ class Wake(BaseRule):
     def on_request(self, call: Call) -> RequestVerdict:
         """Makes the call wait for the wake of a sleeping pod."""
         sandbox = call.subject.sandbox
-        if sandbox is None or sandbox.sandbox_id not in self._sleeping.asleep:
+        if sandbox is None or not self._sleeping.knows(sandbox.sandbox_id):
             return PASS
         return Hold(self._wake(sandbox.sandbox_id, short(call.method)), "wake")
 

@@ -16,15 +16,18 @@ from pathlib import Path
 import grpc
 
 from cri_proto import control_pb2_grpc
-from shim.checkpoint import archive
+from shim.checkpoint import archive, pods
 from shim.checkpoint.journal import SleepJournal
 from shim.checkpoint.sleeping import Sleeping
 from shim.core.calls import CallLedger
+from shim.core.policy import Policy
 from shim.core.registry import Registry
 from shim.core.rules import RuleBook
 from shim.errors import HandoverRefused, PodferryError, Refused
+from shim.network import mptcp
 from shim.rules.checkpoint import Checkpoint, CheckpointAnswer
 from shim.rules.hold import Hold
+from shim.rules.plain_tcp import PlainTcp
 from shim.rules.remember import Remember
 from shim.rules.settle import Settle
 from shim.rules.wake import Wake
@@ -82,6 +85,7 @@ class Service:
             [
                 Settle(self.registry, self.recollection),
                 Remember(self.registry, self.recollection.doubt),
+                PlainTcp(_policy(settings), _plain_tcp),
                 self.hold_rule,
                 Wake(self.sleeping),
                 Checkpoint(self._write_checkpoint),
@@ -353,3 +357,13 @@ class Service:
         if self._predecessor:
             await self._predecessor.close()
         await self.channel.close()
+
+
+def _policy(settings: Settings) -> Policy:
+    said = settings.policy
+    return Policy(said.managed, said.unmanaged_namespaces)
+
+
+def _plain_tcp(sandbox_id: str) -> bool:
+    netns = pods.network_of(sandbox_id)
+    return netns is not None and mptcp.switch_off(netns)
