@@ -67,16 +67,20 @@ class Sleepers:
         """Runs podferry."""
         return self.node.exec([PODFERRY, *words], check=False)
 
+    def command_json(self, *words: str) -> Any:
+        """Runs podferry, which must succeed; its JSON."""
+        result = self.command(*words, "--output", "json")
+        assert result.status == 0, result.stderr.decode()
+        return json.loads(result.text)
+
     def sleep(self, pod: Pod) -> dict[str, Any]:
         """Puts a pod to sleep; must succeed."""
-        result = self.command("sleep", pod.spec.name, "--output", "json")
-        assert result.status == 0, result.stderr.decode()
-        answer: dict[str, Any] = json.loads(result.text)
+        answer: dict[str, Any] = self.command_json("sleep", pod.spec.name)
         return answer
 
     def state(self, pod: Pod) -> dict[str, Any]:
         """What `podferry pods` says of a pod."""
-        listed = json.loads(self.command("pods", "--output", "json").text)
+        listed = self.command_json("pods")
         found: dict[str, Any] = next(one for one in listed if one["uid"] == pod.spec.uid)
         return found
 
