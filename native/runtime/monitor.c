@@ -147,7 +147,7 @@ static void reap(struct pr_monitor *monitor)
 	pid_t pid;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		if (pid == monitor->criu)
-			pr_operation_criu_ended(monitor);
+			pr_operation_criu_ended(monitor, exit_status(status));
 		else if (pid == monitor->pager.pid)
 			pr_pager_ended(monitor, exit_status(status));
 		else if (pid == monitor->placeholder.pid)

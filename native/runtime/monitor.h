@@ -217,7 +217,7 @@ int pr_operation_channel(struct pr_monitor *monitor);
 int pr_operation_send(struct pr_monitor *monitor, const struct pr_view *request);
 void pr_operation_readable(struct pr_monitor *monitor);
 /* CRIU's process has ended; what it has said before counts. */
-void pr_operation_criu_ended(struct pr_monitor *monitor);
+void pr_operation_criu_ended(struct pr_monitor *monitor, int status);
 __attribute__((format(printf, 2, 3))) void pr_operation_fail(struct pr_monitor *monitor,
 							     const char *format, ...);
 void pr_operation_abort(struct pr_monitor *monitor, const char *why);

@@ -191,7 +191,7 @@ void pr_operation_readable(struct pr_monitor *monitor)
 }
 
 /* The end of the channel may not come: tasks that CRIU was about to restore hold it too. */
-void pr_operation_criu_ended(struct pr_monitor *monitor)
+void pr_operation_criu_ended(struct pr_monitor *monitor, int status)
 {
 	struct pr_operation *operation = &monitor->operation;
 	monitor->criu = 0;
@@ -203,7 +203,9 @@ void pr_operation_criu_ended(struct pr_monitor *monitor)
 			continue;
 		}
 		operation->failed_early = true;
-		pr_operation_fail(monitor, "CRIU ended without an answer");
+		pr_operation_fail(monitor, status == PR_NOT_EXECUTED
+						   ? "CRIU cannot be executed"
+						   : "CRIU ended without an answer");
 	}
 	if (monitor->state == PR_HELD) {
 		/* Its tasks stand still all the same: that is what their cgroup is frozen for. */

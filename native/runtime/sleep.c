@@ -193,7 +193,10 @@ int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t
 		pr_monitor_log(monitor, "criu or placeholder: errno %d", -failed);
 		pr_operation_abort(monitor, "the dump cannot begin");
 		pr_cgroups_restore_cpu(monitor->cpu_note);
-		return PR_INTERNAL;
+		if (failed != -ENOENT)
+			return PR_INTERNAL;
+		*why = "CRIU cannot be executed";
+		return PR_CRIU_FAILED;
 	}
 	pr_monitor_enter(monitor, PR_CHECKPOINTING);
 	if (pr_operation_send(monitor, &request) < 0)

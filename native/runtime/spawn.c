@@ -75,7 +75,7 @@ void pr_spawn_become(const struct pr_spawn *spawn)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (chdir("/") == 0)
 		execv(spawn->program, spawn->argv);
-	_exit(127);
+	_exit(PR_NOT_EXECUTED);
 }
 
 pid_t pr_spawn_child(const struct pr_spawn *spawn)

@@ -11,6 +11,8 @@
 #define PR_FD_STDIO 10 /* 10, 11, 12: the container's stdin, stdout, stderr */
 #define PR_FD_GIVEN 20 /* from here on those that came with the request */
 
+#define PR_NOT_EXECUTED 127 /* the exit status of a child that could not become its program */
+
 #define PR_GIVEN_MAX    160
 #define PR_ENTER_MAX    8
 #define PR_CRIU_FDS_MAX 16 /* with stdio, namespaces and the rest they fit into one message */
@@ -28,7 +30,8 @@ struct pr_spawn {
 	bool outlives_us; /* else it is killed when this process dies */
 };
 
-/* In a fresh child: arranges the descriptors and becomes the program; exits 127 if it cannot. */
+/* In a fresh child: arranges the descriptors and becomes the program; exits PR_NOT_EXECUTED if
+ * it cannot. */
 __attribute__((noreturn)) void pr_spawn_become(const struct pr_spawn *spawn);
 /* Forks a child of this process that becomes the program; its pid or -errno. */
 pid_t pr_spawn_child(const struct pr_spawn *spawn);

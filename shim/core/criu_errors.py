@@ -59,6 +59,8 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"[Kk]ernel (doesn't|lacks|seems|probably)|lacks .* feature|kerndat", "old_kernel"),
     (r"Operation not permitted|Permission denied|capabilit", "no_capability"),
 )
+# What the monitor says where CRIU had no chance to say anything.
+_UNSAID = {"CRIU cannot be executed": "no_criu", "did not answer in time": "timeout"}
 _COMPILED = tuple((re.compile(pattern), name) for pattern, name in _PATTERNS)
 
 
@@ -101,6 +103,9 @@ def diagnose(log: str, message: str = "") -> Diagnosis:
         hit = _first(pattern, lines)
         if hit:
             return Diagnosis(CAUSES[name], hit)
+    for words, name in _UNSAID.items():
+        if words in message:
+            return Diagnosis(CAUSES[name], "")
     return Diagnosis(CAUSES["unknown"], lines[0] if lines else message.strip())
 
 

@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from cri_proto import runtime_v1_pb2 as cri
 from shim.core import criu_errors
 from tests.node.test_checkpoint_engine import PLACE, PYTHON, Engine, engine, wait_for
 from tests.testbed import images
 from tests.testbed.kubelet import Kubelet, Pod
 from tests.testbed.node import Node
-from tests.testbed.pods import ContainerSpec, PodSpec
+from tests.testbed.pods import ContainerSpec, PodSpec, container_config, sandbox_config
 
 __all__ = ["engine"]
 
+Alter = Callable[[cri.PodSandboxConfig, cri.ContainerConfig], None]
 START = "import ctypes, os, socket, time\nlibc = ctypes.CDLL(None)\n"
 STAY = "\nopen('/tmp/ready', 'w').close()\nwhile True: time.sleep(1000)\n"
 # io_uring_setup, userfaultfd, PTRACE_SEIZE, CLONE_NEWNET: asm/unistd_64.h and friends.
@@ -64,6 +67,77 @@ def test_explain_names_what_criu_then_fails_with(
     # A dump that fails leaves the processes as they were.
     assert engine.init_of(pod.container_id) == before
     assert node.path(f"/proc/{before}/exe").is_symlink()
+
+
+def share_pids(sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig) -> None:
+    """shareProcessNamespace: true."""
+    for one in (sandbox, container):
+        one.linux.security_context.namespace_options.pid = cri.NamespaceMode.POD
+
+
+def map_users(sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig) -> None:
+    """hostUsers: false; field 5 of NamespaceOption, which the project has no other use for."""
+    # UserNamespace{uids=2, gids=3} of IDMapping{host_id=1, container_id=2: 0, length=3}
+    mapping = bytes([0x08]) + varint(1 << 20) + bytes([0x18]) + varint(1 << 16)
+    both = b"".join(bytes([tag, len(mapping)]) + mapping for tag in (0x12, 0x1A))
+    for one in (sandbox, container):
+        options = one.linux.security_context.namespace_options
+        options.MergeFromString(bytes([0x2A, len(both)]) + both)
+
+
+def varint(value: int) -> bytes:
+    """As protobuf writes it."""
+    out = []
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def give_terminal(sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig) -> None:
+    """tty: true."""
+    container.tty = container.stdin = True
+
+
+@pytest.mark.parametrize(
+    ("cause", "alter"),
+    [
+        ("shared_pid_namespace", share_pids),
+        ("user_namespace", map_users),
+        ("terminal", give_terminal),
+    ],
+)
+def test_what_a_pods_spec_asks_for_can_stand_in_the_way_too(
+    node: Node, kubelet: Kubelet, engine: Engine, cause: str, alter: Alter
+) -> None:
+    one = ContainerSpec("main", command=("sh", "-c", "while :; do sleep 1; done"))
+    spec = PodSpec(cause.replace("_", "-"), ())
+    sandbox, container = sandbox_config(spec), container_config(spec, one)
+    alter(sandbox, container)
+    container_id = start_altered(kubelet, spec, sandbox, container)
+    status, said = explain(node, spec.name)
+    assert status == 3
+    assert {finding["cause"] for finding in said["containers"][0]["findings"]} == {cause}
+    before = engine.init_of(container_id)
+    result = engine.driver(container_id, rounds=1)
+    assert result.status == 1, result.text
+    assert criu_errors.diagnose(json.loads(result.text)["log"]).cause.name == cause
+    assert node.path(f"/proc/{before}/exe").is_symlink()
+
+
+def start_altered(
+    kubelet: Kubelet, spec: PodSpec, sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig
+) -> str:
+    """Starts a pod with one container from CRI's own messages; returns the container's id."""
+    kubelet._make_directories(spec)
+    pod = Pod(spec, sandbox, kubelet.cri.run_pod_sandbox(sandbox))
+    kubelet.pods.append(pod)
+    log = kubelet.node.path(f"{spec.directory}/containers/main/0")
+    log.parent.mkdir(parents=True)
+    log.touch()
+    pod.containers["main"] = kubelet.cri.create_container(pod.sandbox_id, container, sandbox)
+    kubelet.cri.start_container(pod.container_id)
+    return pod.container_id
 
 
 def test_a_sound_pod_can_sleep_and_nothing_is_stopped(

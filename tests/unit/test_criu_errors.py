@@ -60,6 +60,18 @@ def test_what_is_not_known_is_told_in_criu_s_words() -> None:
     assert (found.cause.name, found.line) == ("unknown", "something new")
 
 
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("CRIU cannot be executed", "no_criu"),
+        ("CRIU was ended: it did not answer in time", "timeout"),
+        ("CRIU ended without an answer", "unknown"),
+    ],
+)
+def test_the_monitors_words_count_where_criu_has_said_nothing(said: str, cause: str) -> None:
+    assert criu_errors.diagnose("", said).cause.name == cause
+
+
 def test_warnings_and_information_are_no_errors() -> None:
     assert criu_errors.error_lines("Warn  (criu/x.c:1): io_uring\n(00.1) io_uring\n") == []
 
