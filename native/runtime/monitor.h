@@ -150,6 +150,8 @@ void pr_sleep_placeholder_died(struct pr_monitor *monitor);
 /* kept: a descriptor that it holds open, or -1. */
 int pr_sleep_start_placeholder(struct pr_monitor *monitor, int kept);
 void pr_sleep_drop_placeholder(struct pr_monitor *monitor);
+/* It is in the container's cgroup from then on. */
+void pr_sleep_placeholder_joins(struct pr_monitor *monitor);
 /* The tasks are gone, the placeholder stands for them. */
 void pr_sleep_absent(struct pr_monitor *monitor);
 

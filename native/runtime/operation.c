@@ -140,7 +140,7 @@ static void on_notification(struct pr_monitor *monitor, const struct pr_criu_ans
 	}
 	/* The placeholder joins before CRIU kills the tasks: the cgroup is never empty. */
 	if (dumped && operation->goal == PR_TO_SLEEP)
-		pr_cgroups_join(&monitor->container, monitor->placeholder.pid);
+		pr_sleep_placeholder_joins(monitor);
 	pr_operation_tell(monitor, true);
 }
 

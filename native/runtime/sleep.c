@@ -25,6 +25,8 @@ static bool check_descent(pid_t pid, void *context)
 	struct pr_proc proc;
 	if (pr_proc_read(pid, &proc) < 0 || proc.state == 'Z')
 		return true; /* it has just ended */
+	if (proc.parent == getpid())
+		return true; /* the placeholder of a sleep that failed, on its way out */
 	descent->foreign = pid;
 	return false;
 }
@@ -79,13 +81,28 @@ int pr_sleep_start_placeholder(struct pr_monitor *monitor, int kept)
 	return failed;
 }
 
+void pr_sleep_placeholder_joins(struct pr_monitor *monitor)
+{
+	struct pr_placeholder *placeholder = &monitor->placeholder;
+	if (!placeholder->joined)
+		placeholder->joined = !pr_cgroups_join(&monitor->container, placeholder->pid);
+}
+
+/* Joining takes a millisecond for each hierarchy of version 1, so it is done while the tasks still
+ * run. In a cgroup that is frozen already it would be taken for one of the tasks. */
+static void join_early(struct pr_monitor *monitor)
+{
+	if (!pr_cgroups_frozen(&monitor->container))
+		pr_sleep_placeholder_joins(monitor);
+}
+
 void pr_sleep_drop_placeholder(struct pr_monitor *monitor)
 {
 	if (monitor->placeholder.pid > 0) {
 		kill(monitor->placeholder.pid, SIGKILL);
 		close(monitor->placeholder.socket);
 	}
-	monitor->placeholder = (struct pr_placeholder){0, -1};
+	monitor->placeholder = (struct pr_placeholder){.socket = -1};
 }
 
 static int start_criu(struct pr_monitor *monitor, const int *fds, int count, const int *enter,
@@ -198,6 +215,8 @@ int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t
 		*why = "CRIU cannot be executed";
 		return PR_CRIU_FAILED;
 	}
+	if (goal == PR_TO_SLEEP)
+		join_early(monitor);
 	pr_monitor_enter(monitor, PR_CHECKPOINTING);
 	if (pr_operation_send(monitor, &request) < 0)
 		pr_operation_abort(monitor, "it does not take its request");
@@ -231,7 +250,7 @@ void pr_sleep_absent(struct pr_monitor *monitor)
 	if (monitor->placeholder.pid <= 0 && pr_sleep_start_placeholder(monitor, -1) < 0)
 		pr_wake_lost(monitor, "it cannot have a placeholder");
 	pid_t pid = monitor->placeholder.pid;
-	pr_cgroups_join(&monitor->container, pid);
+	pr_sleep_placeholder_joins(monitor);
 	pr_cgroups_thaw(&monitor->container);
 	pr_proc_read(pid, &proc);
 	struct pr_new_init init = {.pid = pid, .start = proc.start};
@@ -287,7 +306,7 @@ void pr_sleep_placeholder_died(struct pr_monitor *monitor)
 	pid_t died = monitor->placeholder.pid;
 	if (monitor->placeholder.socket >= 0)
 		close(monitor->placeholder.socket);
-	monitor->placeholder = (struct pr_placeholder){0, -1};
+	monitor->placeholder = (struct pr_placeholder){.socket = -1};
 	if (monitor->state == PR_FRESH || monitor->state == PR_RUNNING ||
 	    monitor->state == PR_CHECKPOINTING)
 		return;
@@ -295,7 +314,7 @@ void pr_sleep_placeholder_died(struct pr_monitor *monitor)
 	int kept = monitor->state == PR_HELD ? monitor->operation.rpc : -1;
 	if (pr_sleep_start_placeholder(monitor, kept) < 0)
 		return;
-	pr_cgroups_join(&monitor->container, monitor->placeholder.pid);
+	pr_sleep_placeholder_joins(monitor);
 	if (monitor->known_to_runc != died)
 		return; /* the init is there, and stands for itself */
 	struct pr_proc proc = {0};

@@ -175,7 +175,7 @@ int pr_placeholder_start(struct pr_placeholder *placeholder, int cgroup_ns, bool
 		placeholder_main(3);
 	}
 	close(pair[1]);
-	*placeholder = (struct pr_placeholder){pid, pair[0]};
+	*placeholder = (struct pr_placeholder){.pid = pid, .socket = pair[0]};
 	return 0;
 }
 

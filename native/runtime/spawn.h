@@ -41,6 +41,7 @@ pid_t pr_spawn_child(const struct pr_spawn *spawn);
 struct pr_placeholder {
 	pid_t pid;
 	int socket;
+	bool joined; /* it is in the container's cgroup */
 };
 
 /* It is not in the cgroup yet. cgroup_ns: a descriptor, or -1. keyring: a fresh session keyring

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shim.checkpoint import anatomy, bed, datagrams, freezer, images, pods, survey
+from shim.checkpoint import anatomy, bed, datagrams, freezer, images, own_tmpfs, pods, survey
 from shim.checkpoint.bed import Slept
 from shim.checkpoint.gate import Gate
 from shim.checkpoint.images import ImagesDamaged
@@ -166,8 +166,14 @@ class Sleeping:
                 "its containers may share System V memory", where=f"pod {pod.label}",
                 remedy="pods with System V memory can sleep if they have one container",
             )  # fmt: skip
-        await asyncio.to_thread(images.require_room, self._images_dir, wanted)
+        await asyncio.to_thread(self._require_room, wanted)
         return seen
+
+    def _require_room(self, wanted_bytes: int) -> None:
+        # Where an operator has chosen a place, it is his, as is its size.
+        if self._images_dir.is_relative_to(self._run_dir):
+            own_tmpfs.ensure(self._images_dir)
+        images.require_room(self._images_dir, wanted_bytes)
 
     async def _lay_down(self, record: SleepRecord, seen: dict[str, Anatomy]) -> list[Slept]:
         for one in record.beds:

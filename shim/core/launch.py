@@ -159,7 +159,6 @@ def _common(images_dir: str, log_file: str) -> dict[str, Any]:
         "network_lock": "SKIP",
         # The cgroups stay, and what CRIU restores is started inside them.
         "manage_cgroups_mode": "IGNORE",
-        "notify_scripts": True,
     }
 
 
@@ -197,6 +196,9 @@ def dump(
     }
     if freezer:
         options["freeze_cgroup"] = freezer
+        # Only then has the monitor something to do before the tasks end: an answer that CRIU waits
+        # for costs both a change of process.
+        options["notify_scripts"] = True
     if lazy:
         options["lazy_pages"] = True
     return Launch("DUMP", options, _entered(anatomy))

@@ -167,8 +167,7 @@ class Monitor:
         """Has CRIU dump it; afterwards it sleeps, unless it is left running.
 
         Args:
-            request: a serialized ``criu_req`` of type DUMP (or PRE_DUMP if left running), with
-                ``notify_scripts``.
+            request: a serialized ``criu_req`` of type DUMP, or PRE_DUMP if left running.
             images: the images' directory, which goes with the container.
             leave_running: as the request says.
             descriptors: CRIU finds them as 20, 21, ...; 10, 11, 12 are the container's stdio.
