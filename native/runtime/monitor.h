@@ -42,6 +42,8 @@ struct pr_pager {
 	int socket;     /* where it tells what it does; -1 is none */
 	int connection; /* a duplicate of CRIU's connection to it; -1 is none */
 	int status;     /* of the last one, once it has ended */
+	bool early;     /* started before the wake that it is for */
+	bool listening; /* CRIU may be asked */
 	int restarts;
 	char *argv;
 	size_t argv_bytes;
@@ -101,10 +103,11 @@ struct pr_monitor {
 	bool orphaned;
 	pid_t known_to_runc; /* what state.json names: the init, or the placeholder */
 	pid_t criu;
-	bool prepared; /* CRIU waits for the request of a claimed container */
-	bool arrived;  /* it runs by a move, not by runc's start */
-	bool started;  /* runc's start was answered while it was claimed */
-	int agreed;    /* what a departed container ends with */
+	bool ready_wanted; /* a sleeper's CRIU is to be started as soon as the last one has ended */
+	bool prepared;     /* CRIU waits for the request of a container that is claimed or asleep */
+	bool arrived;      /* it runs by a move, not by runc's start */
+	bool started;      /* runc's start was answered while it was claimed */
+	int agreed;        /* what a departed container ends with */
 	struct pr_pager pager;
 	bool remove_images;
 	struct pr_placeholder placeholder;
@@ -181,6 +184,10 @@ bool pr_claim_announced(const struct pr_monitor *monitor);
 int32_t pr_wake_arm(struct pr_monitor *monitor, uint32_t flags, const uint8_t *packet, size_t bytes,
 		    const int *fds, int count, const char **why);
 void pr_wake_disarm(struct pr_monitor *monitor);
+/* Starts CRIU and the pager of a sleeper that has been armed: a wake does not wait for them. */
+void pr_wake_prepare(struct pr_monitor *monitor);
+/* That of the sleep has ended, or the one that waited. */
+void pr_wake_criu_ended(struct pr_monitor *monitor);
 int32_t pr_wake_begin(struct pr_monitor *monitor, uint32_t cause, const char **why);
 int32_t pr_wake_stage(struct pr_monitor *monitor, const char **why);
 int pr_wake_start_criu(struct pr_monitor *monitor);

@@ -214,6 +214,8 @@ void pr_operation_criu_ended(struct pr_monitor *monitor, int status)
 	}
 	if (monitor->state == PR_CLAIMED || monitor->state == PR_STAGED)
 		pr_claim_criu_ended(monitor);
+	if (monitor->state == PR_ASLEEP)
+		pr_wake_criu_ended(monitor);
 }
 
 void pr_operation_finish(struct pr_monitor *monitor, enum pr_state state, int32_t status)

@@ -174,8 +174,10 @@ static bool take_message(struct pr_monitor *monitor)
 	bool known = bytes == sizeof message && message.magic == MESSAGE_MAGIC &&
 		     message.version == MESSAGE_VERSION;
 	int kept = 0;
-	if (known && message.type == LISTENING)
+	if (known && message.type == LISTENING) {
+		pager->listening = true;
 		pr_wake_pager_listens(monitor);
+	}
 	if (known && message.type == CONNECTION && count) {
 		if (pager->connection >= 0)
 			close(pager->connection);
@@ -213,6 +215,10 @@ void pr_pager_ended(struct pr_monitor *monitor, int status)
 		continue;
 	pager->pid = 0;
 	pager->status = status;
+	if (monitor->state == PR_ASLEEP) {
+		pr_pager_let_go(pager); /* started early, or for a wake that has failed */
+		return;
+	}
 	if (status == 0) {
 		pr_wake_filled(monitor);
 		return;

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "criu_rpc.h"
@@ -107,8 +108,28 @@ int32_t pr_wake_arm(struct pr_monitor *monitor, uint32_t flags, const uint8_t *p
 	return PR_OK;
 }
 
+/* What was started for a wake that will be another one, or none. */
+static void drop_prepared(struct pr_monitor *monitor)
+{
+	monitor->ready_wanted = false;
+	if (monitor->state != PR_ASLEEP)
+		return; /* of a claimed container it may wait for the next word */
+	if (monitor->prepared) {
+		kill(monitor->criu, SIGKILL);
+		while (waitpid(monitor->criu, NULL, 0) < 0 && errno == EINTR)
+			continue;
+		monitor->criu = 0;
+		pr_wake_criu_ended(monitor);
+	}
+	if (monitor->pager.early) {
+		kill(monitor->pager.pid, SIGKILL);
+		pr_pager_let_go(&monitor->pager);
+	}
+}
+
 void pr_wake_disarm(struct pr_monitor *monitor)
 {
+	drop_prepared(monitor);
 	pr_close_all(monitor->armed.fds, monitor->armed.count);
 	pr_blob_free(&monitor->armed.packet);
 	monitor->armed = (struct pr_armed){0};
@@ -161,6 +182,30 @@ int pr_wake_start_criu(struct pr_monitor *monitor)
 	return 0;
 }
 
+void pr_wake_prepare(struct pr_monitor *monitor)
+{
+	monitor->ready_wanted = monitor->state == PR_ASLEEP;
+	if (monitor->state != PR_ASLEEP || monitor->criu > 0 || monitor->pager.pid > 0)
+		return;
+	monitor->ready_wanted = false;
+	if (start_pager(monitor) == 0)
+		monitor->pager.early = monitor->pager.pid > 0;
+	monitor->prepared = pr_wake_start_criu(monitor) == 0;
+	if (!monitor->prepared)
+		pr_monitor_log(monitor, "CRIU is not started ahead; the wake starts it");
+}
+
+void pr_wake_criu_ended(struct pr_monitor *monitor)
+{
+	if (monitor->prepared) {
+		monitor->prepared = false; /* the wake starts another */
+		close(monitor->operation.rpc);
+		monitor->operation.rpc = -1;
+	} else if (monitor->ready_wanted) {
+		pr_wake_prepare(monitor);
+	}
+}
+
 static int32_t begin(struct pr_monitor *monitor, enum pr_goal goal, uint32_t cause,
 		     const char **why)
 {
@@ -171,17 +216,20 @@ static int32_t begin(struct pr_monitor *monitor, enum pr_goal goal, uint32_t cau
 	*why = "the last CRIU has not ended";
 	if (monitor->criu > 0 && !monitor->prepared)
 		return PR_BUSY;
+	*why = "the last pager has not ended";
+	if (monitor->pager.pid > 0 && !monitor->pager.early)
+		return PR_BUSY;
 	pr_operation_start(monitor, goal, cause, PR_CRIU_TIMEOUT_MS);
 	pr_cgroups_thaw(&monitor->container);
 	pr_cgroups_lift_cpu(&monitor->container, monitor->cpu_note);
 	monitor->armed.fired = true;
 	pr_monitor_enter(monitor, PR_WAKING);
-	int failed = start_pager(monitor);
+	int failed = monitor->pager.early ? 0 : start_pager(monitor);
 	if (!failed && !monitor->prepared)
 		failed = pr_wake_start_criu(monitor);
-	monitor->prepared = false;
+	monitor->prepared = monitor->pager.early = false;
 	/* With a pager the request waits until that listens; CRIU starts meanwhile. */
-	if (!failed && monitor->pager.pid <= 0)
+	if (!failed && (monitor->pager.pid <= 0 || monitor->pager.listening))
 		failed = pr_operation_send(monitor, &request);
 	if (failed) {
 		monitor->operation.failed_early = true;

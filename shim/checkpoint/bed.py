@@ -54,6 +54,7 @@ class Release:
     triggers: Sequence[int] = ()
     maps: Sequence[tuple[int, bytes, bytes | None]] = ()
     netlink: Sequence[tuple[int, bytes]] = ()
+    prepare: bool = False
 
 
 async def look(container_id: str) -> Seen:
@@ -184,6 +185,7 @@ def _arming(bed: Bed, namespaces: tuple[int, ...], release: Release) -> Arming:
         maps=tuple(release.maps),
         netlink=tuple(release.netlink),
         remove_images=True,
+        prepare=release.prepare,
     )
 
 

@@ -87,7 +87,7 @@ class Gate:
         """Readable once a packet for the pod has come."""
         return self._hold.event_fd
 
-    def release(self, alone: bool, trusted: bool) -> Release:
+    def release(self, alone: bool, trusted: bool, prepare: bool) -> Release:
         """What a container's monitor is told: which packet wakes it, and how packets are let go.
 
         Args:
@@ -95,15 +95,17 @@ class Gate:
                 others, and the service lets them go.
             trusted: whether a packet may wake it at once. Otherwise the service proves the image
                 first and wakes it.
+            prepare: whether CRIU is started ahead.
         """
         triggers = [self._hold.event_fd] if trusted else []
         if not alone:
-            return Release(triggers=triggers)
+            return Release(triggers=triggers, prepare=prepare)
         actions = self._hold.release_actions()
         return Release(
             triggers=triggers,
             maps=[(one.fd, one.key, one.value) for one in actions.map_updates],
             netlink=[(self._netlink.fileno(), one) for one in actions.messages],
+            prepare=prepare,
         )
 
     def close(self) -> None:

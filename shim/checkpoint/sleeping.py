@@ -67,6 +67,7 @@ class Sleeping:
         journal: the records.
         addresses: gives the addresses of a sandbox.
         end: has the runtime end a container whose image is lost, so that it starts anew.
+        prepare: whether CRIU is started ahead of each wake.
     """
 
     def __init__(
@@ -76,12 +77,15 @@ class Sleeping:
         journal: SleepJournal,
         addresses: Addresses,
         end: End,
+        *,
+        prepare: bool = True,
     ) -> None:
         self._images_dir = images_dir
         self._run_dir = run_dir
         self._journal = journal
         self._addresses = addresses
         self._end = end
+        self._prepare = prepare
         # Work begun by a packet; kept so that it is not collected.
         self._begun: set[asyncio.Task[None]] = set()
         self._locks = PodLocks(run_dir / "sleep.lock")
@@ -192,7 +196,9 @@ class Sleeping:
                 await bed.lay_down(
                     one,
                     seen[one.name],
-                    gate.release(alone, trusted) if gate else bed.Release(),
+                    gate.release(alone, trusted, self._prepare)
+                    if gate
+                    else bed.Release(prepare=self._prepare),
                     frozen.get(seen[one.name].container_id, ""),
                 )
                 for one in record.beds

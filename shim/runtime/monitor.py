@@ -61,6 +61,8 @@ class Arming:
         netlink: (descriptor of a socket, message).
         writes: (path, value) of control files of the kernel.
         remove_images: whether the images go once all memory is in.
+        prepare: whether CRIU and the pager are started now and wait, so that the wake is faster;
+            for a container that sleeps and whose image is whole.
     """
 
     request: bytes
@@ -72,6 +74,7 @@ class Arming:
     netlink: tuple[tuple[int, bytes], ...] = ()
     writes: tuple[tuple[str, bytes], ...] = ()
     remove_images: bool = False
+    prepare: bool = False
 
 
 @dataclass(slots=True)
@@ -211,6 +214,7 @@ class Monitor:
         items += [wire.netlink_action(carried.index(fd), m) for fd, m in arming.netlink]
         items += [wire.write_action(path, value) for path, value in arming.writes]
         flags = Flag.REMOVE_IMAGES if arming.remove_images else Flag.NONE
+        flags |= Flag.PREPARE if arming.prepare else Flag.NONE
         return (await self._ask(Verb.ARM, items, carried.all, flags=flags)).snapshot()
 
     async def disarm(self) -> Snapshot:

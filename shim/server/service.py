@@ -80,6 +80,7 @@ class Service:
             SleepJournal(Path(settings.service.state_dir) / "sleep"),
             lambda sandbox_id: containerd.addresses(self.channel, sandbox_id),
             lambda container_id: containerd.end_container(self.channel, container_id),
+            prepare=settings.sleep.prepare_wake,
         )
         book = RuleBook(
             [

@@ -4,6 +4,7 @@
     monitor_driver.py sleep CONTAINER [TRIGGER_FIFO]   armed; TRIGGER_FIFO wakes it when written to
     monitor_driver.py sleep-spoilt CONTAINER           runc's state is damaged just before
     monitor_driver.py wake|state|disarm CONTAINER
+    monitor_driver.py prepare CONTAINER                of one that sleeps: armed again, CRIU waits
     monitor_driver.py events CONTAINER COUNT           so many events, one JSON object per line
 
 Prints one JSON object, {"error": ...} for a refusal. It ends after each command: a sleeping
@@ -30,6 +31,7 @@ from shim.runtime.monitor import Arming, Monitor
 
 IMAGES = Path("/run/podferry-driver/images")
 MOUNTS = Path("/run/podferry-driver/mounts")
+KEPT = Path("/run/podferry-driver/kept")
 
 
 def spoil(container_id: str) -> None:
@@ -58,6 +60,10 @@ async def sleep(container_id: str, trigger: str, *, spoilt: bool = False) -> dic
     if trigger:
         os.mkfifo(trigger)
         triggers.append(os.open(trigger, os.O_RDONLY | os.O_NONBLOCK))
+    kept = KEPT / container_id
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "enter").write_text(json.dumps(list(down.enter)))
+    (kept / "request").write_bytes(request.encode(up))
     arming = Arming(
         request=request.encode(up),
         namespaces=tuple(namespaces),
@@ -79,6 +85,16 @@ async def sleep(container_id: str, trigger: str, *, spoilt: bool = False) -> dic
         took_ms = (time.monotonic() - began) * 1000
     cores.make_calls_again(images)
     return dataclasses.asdict(state) | {"took_ms": took_ms}
+
+
+async def prepare(container_id: str) -> dict[str, object]:
+    """Arms a sleeper so that its CRIU waits; its request is that of the sleep."""
+    kept = KEPT / container_id
+    joined = json.loads((kept / "enter").read_text())
+    namespaces = tuple(os.open(path, os.O_RDONLY) for path in joined)
+    arming = Arming(request=(kept / "request").read_bytes(), namespaces=namespaces, prepare=True)
+    async with Monitor(monitor.find(container_id)) as asked:
+        return dataclasses.asdict(await asked.arm(arming))
 
 
 async def wake(container_id: str) -> dict[str, object]:
@@ -114,6 +130,8 @@ async def main() -> None:
     if verb in ("sleep", "sleep-spoilt"):
         trigger = rest[0] if rest else ""
         answer = await sleep(container_id, trigger, spoilt=verb == "sleep-spoilt")
+    elif verb == "prepare":
+        answer = await prepare(container_id)
     elif verb == "wake":
         answer = await wake(container_id)
     else:

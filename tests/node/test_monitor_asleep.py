@@ -203,6 +203,34 @@ def test_a_trigger_wakes_it_without_anybody_of_ours(watched: Watched) -> None:
     watched.node.path(fifo).unlink()
 
 
+def test_a_prepared_wake_has_its_criu_waiting(watched: Watched) -> None:
+    container = counting(watched)
+    watched.sleep(container)
+    alone = {watched.state(container)["placeholder_pid"]}
+    assert watched.cgroup_procs(container) == alone
+    for _ in range(2):  # to be armed again is to have another
+        watched.drive("prepare", container)
+        (criu,) = watched.cgroup_procs(container) - alone
+        assert watched.node.read(f"/proc/{criu}/comm") == b"criu\n"
+        kept, criu_before = watched.alive(criu), criu
+    assert kept
+    watched.wake(container)
+    assert not watched.alive(criu_before)
+    # One that has died is replaced by the wake, one of a container that ends goes with it.
+    watched.sleep(container)
+    watched.drive("prepare", container)
+    alone = {watched.state(container)["placeholder_pid"]}
+    (criu,) = watched.cgroup_procs(container) - alone
+    watched.node.exec(["kill", "-KILL", str(criu)])
+    eventually(lambda: watched.cgroup_procs(container) == alone, "its end")
+    watched.wake(container)
+    watched.sleep(container)
+    watched.drive("prepare", container)
+    procs = watched.cgroup_procs(container)
+    watched.cri.stop_container(container, 0)
+    assert not any(watched.alive(pid) for pid in procs)
+
+
 def test_a_wake_without_having_been_armed_is_refused(watched: Watched) -> None:
     container = counting(watched)
     watched.sleep(container)

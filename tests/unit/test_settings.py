@@ -58,6 +58,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("policy.unmanaged_namespaces", '"kube-system"', "wanted is a list of strings"),
     ("policy.unmanaged_namespaces", '["a", 1]', "wanted is a list of strings"),
     ("sleep.images_dir", '"images"', A_PATH),
+    ("sleep.prepare_wake", '"yes"', "wanted is true or false"),
     ("policy.managed", "{ deep = 1 }", "it is {'deep': 1}, wanted is true or false"),
 ]
 
