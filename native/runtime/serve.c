@@ -225,7 +225,7 @@ static bool serve(struct pr_monitor *monitor, struct pr_connection *connection,
 		status = pr_wake_arm(monitor, header->flags, packet, bytes, fds, count, &why);
 		pr_serve_answer(monitor, connection, header->verb, header->tag, status,
 				status ? why : NULL);
-		if (status == PR_OK && (header->flags & PR_FLAG_PREPARE))
+		if (status == PR_OK && (header->flags & PR_FLAG_READY))
 			pr_wake_prepare(monitor);
 		return status == PR_OK;
 	case PR_DISARM:

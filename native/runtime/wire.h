@@ -56,7 +56,7 @@ enum pr_flag {
 	PR_FLAG_HOLD = 16,         /* CHECKPOINT: stop at its end, until RESUME or DEPART */
 	PR_FLAG_STAGE = 32,        /* WAKE: stop before the tasks run, until GO or DROP */
 	PR_FLAG_SIGNAL = 64,       /* LEASE: for a signal to the container's init */
-	PR_FLAG_PREPARE = 256,     /* ARM of a sleeper: CRIU and the pager start now and wait */
+	PR_FLAG_READY = 256,       /* ARM of a sleeper: CRIU and the pager start now and wait */
 };
 
 enum pr_status {

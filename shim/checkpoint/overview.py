@@ -60,12 +60,14 @@ def _state(pod: PodHere, sleeping: Sleeping) -> PodState:
             continue
         running += 1
         memory += sum(survey.resident(pid) for pid in seen.tasks)
-    beds = asleep.record.beds if asleep else ()
+    falling = sleeping.falling.get(pod.sandbox_id)
+    beds = asleep.record.beds if asleep else falling.beds if falling else ()
+    state = "asleep" if asleep else "falling asleep" if falling else ""
     return PodState(
         pod=pod.label,
         uid=pod.uid,
         sandbox_id=pod.sandbox_id,
-        state="asleep" if asleep else "running" if running else "stopped",
+        state=state or ("running" if running else "stopped"),
         managed=any(monitor.find(one).is_dir() for one in pod.containers.values()),
         memory_bytes=memory,
         image_bytes=sum(_bytes_of(Path(one.images)) for one in beds),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shim.checkpoint import anatomy, bed, datagrams, freezer, images, own_tmpfs, pods, survey
-from shim.checkpoint.bed import Slept
+from shim.checkpoint.bed import RestoreFailed, Slept
 from shim.checkpoint.gate import Gate
 from shim.checkpoint.images import ImagesDamaged
 from shim.checkpoint.journal import SleepJournal
@@ -34,6 +34,9 @@ from shim.runtime.monitor import Monitor
 from shim.runtime.monitor_wire import Cause, State
 
 logger = logging.getLogger(__name__)
+
+WAKE_TRIES = 3
+"""How often a wake by a packet is begun again by the service after it has failed."""
 
 Addresses = Callable[[str], Awaitable[list[str]]]
 End = Callable[[str], Awaitable[None]]
@@ -94,6 +97,7 @@ class Sleeping:
         self._knows_all = False
         self._replaced = False
         self.asleep: dict[str, Asleep] = {}
+        self.falling: dict[str, SleepRecord] = {}
         self.histories: dict[str, History] = {}
 
     # ---- sleep
@@ -123,12 +127,15 @@ class Sleeping:
                 since_s=time.time(),
             )
             await asyncio.to_thread(self._journal.write, record)
+            self.falling[pod.sandbox_id] = record
             try:
                 return await self._lay_down(record, seen)
             except BaseException:
                 # Also if whoever asked went away: a pod sleeps wholly or not at all.
                 await asyncio.shield(self._undo(record))
                 raise
+            finally:
+                self.falling.pop(pod.sandbox_id, None)
 
     async def _refuse_asleep(self, pod: PodHere) -> None:
         if not self._knows_all:
@@ -316,11 +323,7 @@ class Sleeping:
         cause, took_ms = "ended", 0.0
         with contextlib.suppress(PodferryError, InvalidMessage):
             async with Monitor(monitor.find(one.sleeper.container_id)) as asked:
-                async for event in asked.events():
-                    if event.after is State.RUNNING:
-                        cause = "packet" if event.cause is Cause.TRIGGER else "runtime"
-                        took_ms = (event.release_ns - event.begun_ns) / 1e6
-                        break
+                cause, took_ms = await self._wait_woken(asked, state, one)
         async with self._locks.held(state.record.sandbox_id):
             if self.asleep.get(state.record.sandbox_id) is not state:
                 return
@@ -331,6 +334,23 @@ class Sleeping:
                 await self._woken(state, cause, took_ms)
             except PodferryError as error:
                 logger.error("wake is not whole pod=%s error=%s", state.record.pod, error)
+
+    async def _wait_woken(self, asked: Monitor, state: Asleep, one: Bed) -> tuple[str, float]:
+        """What has woken a container, and the milliseconds it took."""
+        if (await asked.subscribe()).state is State.RUNNING:
+            return "packet" if state.gate else "runtime", 0.0  # before anybody could be told
+        tries = 0
+        async for event in asked.events():
+            if event.after is State.RUNNING:
+                took_ms = (event.release_ns - event.begun_ns) / 1e6
+                return "packet" if event.cause is Cause.TRIGGER else "runtime", took_ms
+            if event.after is State.ASLEEP and event.cause is Cause.TRIGGER and tries < WAKE_TRIES:
+                # The packet that woke it waits, and raises no second event.
+                tries += 1
+                logger.warning("wake failed pod=%s error=%s", state.record.pod, event.text)
+                with contextlib.suppress(RestoreFailed):
+                    await self._get_up(one)
+        return "ended", 0.0
 
     async def recover(self) -> None:
         """Brings the records and the containers into agreement; at the start of a service."""

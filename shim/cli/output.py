@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -37,6 +39,21 @@ def as_dict(message: Message) -> dict[str, Any]:
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return fields
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal that something is under way; gives what adds to its words.
+
+    It goes to stderr, and where that is no terminal nothing is shown.
+    """
+    if not sys.stderr.isatty():
+        yield lambda more: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{what} ...") as status:
+        yield lambda more: status.update(f"{what} ... {more}".rstrip())
 
 
 def span(seconds: float) -> str:

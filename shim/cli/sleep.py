@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+import grpc
 
 from cri_proto import control_pb2 as pb
 from shim.cli.client import service
-from shim.cli.output import as_dict, output_option, print_json, size
+from shim.cli.output import as_dict, output_option, print_json, progress, size
 
 # A large pod takes as long as its memory takes to be written.
 TIMEOUT_S = 300.0
+POLL_S = 0.5
 
 
 @click.command()
@@ -31,7 +34,11 @@ def sleep(config: Path | None, pod: str, output: str) -> None:
       1  the service does not answer, or it was refused; the reason is told
     """
     with service(config) as stub:
-        answer = stub.Sleep(pb.SleepRequest(pod=pod), timeout=TIMEOUT_S)
+        call = stub.Sleep.future(pb.SleepRequest(pod=pod), timeout=TIMEOUT_S)
+        with progress(f"{pod} falls asleep") as say:
+            while not _ended(call):
+                say(_written(stub, pod))
+        answer = call.result()
     if output == "json":
         print_json(as_dict(answer))
         return
@@ -54,7 +61,7 @@ def wake(config: Path | None, pod: str, output: str) -> None:
       0  done
       1  the service does not answer, or it was refused; the reason is told
     """
-    with service(config) as stub:
+    with service(config) as stub, progress(f"{pod} wakes"):
         answer = stub.Wake(pb.WakeRequest(pod=pod), timeout=TIMEOUT_S)
     if output == "json":
         print_json(as_dict(answer))
@@ -62,3 +69,23 @@ def wake(config: Path | None, pod: str, output: str) -> None:
         click.echo(f"awake after {answer.took_ms:.1f} ms")
     else:
         click.echo("it was awake")
+
+
+def _ended(call: Any) -> bool:
+    try:
+        call.exception(timeout=POLL_S)
+    except grpc.FutureTimeoutError:
+        return False
+    return True
+
+
+def _written(stub: Any, pod: str) -> str:
+    """How much of the image there is, while it is written."""
+    try:
+        listed = stub.Pods(pb.PodsRequest(), timeout=TIMEOUT_S).pods
+    except grpc.RpcError:
+        return ""
+    for one in listed:
+        if one.state == "falling asleep" and pod in (one.pod, one.pod.partition("/")[2]):
+            return f"{size(one.image_bytes)} written"
+    return ""

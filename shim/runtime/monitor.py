@@ -214,7 +214,7 @@ class Monitor:
         items += [wire.netlink_action(carried.index(fd), m) for fd, m in arming.netlink]
         items += [wire.write_action(path, value) for path, value in arming.writes]
         flags = Flag.REMOVE_IMAGES if arming.remove_images else Flag.NONE
-        flags |= Flag.PREPARE if arming.prepare else Flag.NONE
+        flags |= Flag.READY if arming.prepare else Flag.NONE
         return (await self._ask(Verb.ARM, items, carried.all, flags=flags)).snapshot()
 
     async def disarm(self) -> Snapshot:
@@ -345,9 +345,12 @@ class Monitor:
         """
         return (await self._ask(Verb.DROP, timeout_s=CHANGE_TIMEOUT_S)).snapshot()
 
+    async def subscribe(self) -> Snapshot:
+        """Has this connection told of every change of state; gives the state before the first."""
+        return (await self._ask(Verb.SUBSCRIBE)).snapshot()
+
     async def events(self) -> AsyncIterator[Event]:
-        """Every change of state from now on; ends with the monitor. Wants its own connection."""
-        await self._ask(Verb.SUBSCRIBE)
+        """Every change of state since `subscribe`; ends with the monitor."""
         while (packet := await self._receive()) is not None:
             if packet.verb == Verb.EVENT:
                 yield packet.event()

@@ -57,7 +57,7 @@ class Flag(enum.IntFlag):
     HOLD = 16
     STAGE = 32
     SIGNAL = 64
-    PREPARE = 256
+    READY = 256
 
 
 class Status(enum.IntEnum):

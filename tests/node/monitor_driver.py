@@ -112,9 +112,9 @@ async def wake(container_id: str) -> dict[str, object]:
 async def events(container_id: str, count: int) -> None:
     """Prints events as they come."""
     async with Monitor(monitor.find(container_id)) as asked:
-        stream = asked.events()
-        print("{}", flush=True)  # so that the reader knows when; the subscription is the next step
-        async for event in stream:
+        await asked.subscribe()
+        print("{}", flush=True)  # so that the reader knows when
+        async for event in asked.events():
             print(json.dumps(dataclasses.asdict(event)), flush=True)
             count -= 1
             if count == 0:

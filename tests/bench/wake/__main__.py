@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench.figures import machine
+from tests.bench.figures import machine, spread
 from tests.bench.wake import costs, pager, peer
 from tests.bench.wake.sleeper import Redis, Rounds
 from tests.testbed import front, service, testbed
@@ -25,6 +25,7 @@ QUICK = bool(os.environ.get("QUICK"))
 ROUNDS = 6 if QUICK else 60
 LARGE_ROUNDS = 2 if QUICK else 50
 PEER_ROUNDS = 3 if QUICK else 20
+TRAFFIC_ROUNDS = 2 if QUICK else 20
 SMALL_MIB, LARGE_MIB = 25, 1024
 OCI_ROUNDS = 20 if QUICK else 100
 CHECKPOINTS = 1 if QUICK else 5
@@ -69,6 +70,7 @@ def measure(node: Node, figures: dict[str, Any]) -> None:
         say(f"redis of {SMALL_MIB} MiB, {ROUNDS} rounds")
         redis = Redis(kubelet, SMALL_MIB)
         figures["small"] = redis.cycle(ROUNDS, Rounds()).figures()
+        figures["sleep_under_traffic_ms"] = spread(redis.gaps_ms(TRAFFIC_ROUNDS))
         say("OCI calls, the monitor's memory")
         figures["oci"] = costs.oci_calls(redis, OCI_ROUNDS)
         say(f"runc's checkpoint and restore, {PEER_ROUNDS} rounds")

@@ -32,6 +32,7 @@ FILL = (
     "for i=1,tonumber(ARGV[1]) do redis.call('SET', 'fill:'..i, "
     f"string.rep(string.format('%07d:', i), {UNITS})) end"
 )
+TRAFFIC_PERIOD_MS = 2.0
 PERIOD_US, QUOTA_100M_US = 100_000, 10_000
 
 
@@ -125,6 +126,22 @@ class Redis:
         into.resets, into.wrong = felt.resets, felt.wrong
         into.dropped = felt.retransmits + felt.lost
         return into
+
+    def gaps_ms(self, rounds: int) -> list[float]:
+        """The longest wait of a client that never stops asking while the pod falls asleep.
+
+        Its own next packet wakes the pod, so this is the freeze, what is left to do before a wake
+        is possible, and the wake.
+        """
+        longest = []
+        for _ in range(rounds):
+            with self.running.client() as client:
+                client.start(TRAFFIC_PERIOD_MS)
+                self.sleep()
+                self.settle()
+                client.stop()
+                longest.append(client.report().longest_ms)
+        return longest
 
     def cgroups(self, controller: str) -> list[Path]:
         """The cgroups of the pod and its container, as the host can open them; v1 or v2."""
