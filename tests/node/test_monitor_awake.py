@@ -154,6 +154,20 @@ def test_stdin_passes(watched: Watched) -> None:
     eventually(lambda: "a line" in watched.lines(container), "its answer")
 
 
+def test_a_terminal_is_the_containers_own_and_keeps_it_awake(watched: Watched) -> None:
+    script = "tty; stty size; trap 'echo stopped; exit 6' TERM; while :; do sleep 0.1; done"
+    container = watched.shell("terminal", script, stdin=True, tty=True)
+    eventually(lambda: len(watched.lines(container)) >= 2, "its first lines")
+    assert watched.lines(container)[0].strip() == "/dev/pts/0"
+    assert watched.state(container)["terminal"] is True
+    assert "terminal" in watched.drive("sleep", container)["error"]
+    done = watched.exec(watched.pod_of(container), ["echo", "here"])
+    assert done.stdout == b"here\n"
+    watched.cri.stop_container(container, 20)
+    assert watched.status(container).exit_code == 6
+    assert watched.lines(container)[-1].strip() == "stopped"
+
+
 def test_a_sandbox_and_an_unmanaged_pod_have_no_monitor(watched: Watched) -> None:
     container = watched.shell("managed", FOREVER)
     system = watched.run_pod(

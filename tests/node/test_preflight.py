@@ -96,7 +96,7 @@ def varint(value: int) -> bytes:
 
 def give_terminal(sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig) -> None:
     """tty: true."""
-    container.tty = container.stdin = True
+    container.tty = True
 
 
 @pytest.mark.parametrize(

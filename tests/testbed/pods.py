@@ -30,6 +30,7 @@ class ContainerSpec:
         privileged: as in Kubernetes.
         memory_limit_bytes: 0 is none.
         stdin: whether attach can write to it.
+        tty: whether it has a terminal.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ContainerSpec:
     privileged: bool = False
     memory_limit_bytes: int = 0
     stdin: bool = False
+    tty: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def container_config(spec: PodSpec, one: ContainerSpec, attempt: int = 0) -> pb.
         },
         log_path=f"{one.name}/{attempt}.log",
         stdin=one.stdin,
+        tty=one.tty,
         linux=pb.LinuxContainerConfig(
             resources=pb.LinuxContainerResources(
                 cpu_shares=BEST_EFFORT_CPU_SHARES,
