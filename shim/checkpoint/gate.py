@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from shim.checkpoint.bed import Release
 from shim.core.launch import Anatomy
+from shim.core.sleep_record import SleepRecord
 from shim.errors import InvalidInput, MissingFeature, NotFound, Refused
 
 if TYPE_CHECKING:
@@ -78,6 +79,21 @@ class Gate:
             gate._hold.remove()
             gate.close()
 
+    @staticmethod
+    def shut_inside(record: SleepRecord) -> None:
+        """Holds what the pod's containers say to each other over loopback."""
+        from shim.network import loopback
+
+        loopback.shut(_netns_of(record))
+
+    @staticmethod
+    def open_inside(record: SleepRecord) -> None:
+        """Lets that go; nothing where the pod has one container or no network of its own."""
+        if len(record.beds) > 1 and record.addresses:
+            from shim.network import loopback
+
+            loopback.open_again(_netns_of(record))
+
     def shut(self) -> None:
         """Holds every packet to the pod from now on."""
         self._hold.arm()
@@ -113,6 +129,10 @@ class Gate:
         with contextlib.suppress(InvalidInput, Refused):
             self._hold.close()
         self._netlink.close()
+
+
+def _netns_of(record: SleepRecord) -> Path:
+    return Path(record.beds[0].sleeper.joined["net"])
 
 
 def _hold_id(sandbox_id: str) -> str:

@@ -198,6 +198,8 @@ class Sleeping:
             left = await datagrams.drain(next(iter(seen.values())).init_pid)
             if left:
                 logger.warning("unread datagrams are lost pod=%s bytes=%d", record.pod, left)
+            if not alone:
+                await asyncio.to_thread(Gate.shut_inside, record)
         with freezer.frozen([] if alone else list(seen.values())) as frozen:
             slept = [
                 await bed.lay_down(
@@ -283,6 +285,7 @@ class Sleeping:
 
     async def _clean(self, record: SleepRecord, gate: Gate | None) -> None:
         """Takes away all that is left of a sleep; may be done again."""
+        await asyncio.to_thread(Gate.open_inside, record)
         await asyncio.to_thread(Gate.remove, record.sandbox_id, gate)
         for one in record.beds:
             await bed.tidy(one)

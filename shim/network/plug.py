@@ -160,6 +160,11 @@ def close(near_ifindex: int, limit_bytes: int) -> None:
     send([_tbf(near_ifindex, limit_bytes, is_open=False)])
 
 
+def stopping_up(ifindex: int, limit_bytes: int) -> bytes:
+    """The message that gives any device a qdisc which lets nothing through."""
+    return _tbf(ifindex, limit_bytes, is_open=False, create=True)
+
+
 def opening(near_ifindex: int, limit_bytes: int) -> tuple[bytes, ...]:
     """The messages that let everything through, for an rtnetlink socket of this namespace."""
     return (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-RTM_NEWNEIGH, RTM_DELNEIGH, RTM_NEWQDISC, RTM_SETNEIGHTBL = 28, 29, 36, 67
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_NEWQDISC, RTM_DELQDISC, RTM_SETNEIGHTBL = 28, 29, 36, 37, 67
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
 
@@ -66,6 +66,11 @@ def tbf(
     flags = NLM_F_CREATE | NLM_F_REPLACE if create else 0
     body = header + _attribute(_TCA_KIND, b"tbf\0") + _attribute(_TCA_OPTIONS, options)
     return _message(RTM_NEWQDISC, flags, body)
+
+
+def remove_root(ifindex: int) -> bytes:
+    """The message that takes away a device's root qdisc, and what waits in it."""
+    return _message(RTM_DELQDISC, 0, struct.pack("=BxxxiIII", 0, ifindex, 0, _TC_H_ROOT, 0))
 
 
 def resolve(ifindex: int, ipv4: bytes) -> bytes:
