@@ -81,15 +81,16 @@ class Gate:
 
     @staticmethod
     def shut_inside(record: SleepRecord) -> None:
-        """Holds what the pod's containers say to each other over loopback."""
-        from shim.network import loopback
+        """Holds what the pod's containers say to each other over loopback; see `open_inside`."""
+        if _talks_inside(record):
+            from shim.network import loopback
 
-        loopback.shut(_netns_of(record))
+            loopback.shut(_netns_of(record))
 
     @staticmethod
     def open_inside(record: SleepRecord) -> None:
         """Lets that go; nothing where the pod has one container or no network of its own."""
-        if len(record.beds) > 1 and record.addresses:
+        if _talks_inside(record):
             from shim.network import loopback
 
             loopback.open_again(_netns_of(record))
@@ -129,6 +130,10 @@ class Gate:
         with contextlib.suppress(InvalidInput, Refused):
             self._hold.close()
         self._netlink.close()
+
+
+def _talks_inside(record: SleepRecord) -> bool:
+    return len(record.beds) > 1 and bool(record.addresses)
 
 
 def _netns_of(record: SleepRecord) -> Path:

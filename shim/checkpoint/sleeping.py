@@ -198,8 +198,7 @@ class Sleeping:
             left = await datagrams.drain(next(iter(seen.values())).init_pid)
             if left:
                 logger.warning("unread datagrams are lost pod=%s bytes=%d", record.pod, left)
-            if not alone:
-                await asyncio.to_thread(Gate.shut_inside, record)
+            await asyncio.to_thread(Gate.shut_inside, record)
         with freezer.frozen([] if alone else list(seen.values())) as frozen:
             slept = [
                 await bed.lay_down(
