@@ -23,7 +23,9 @@ STATE_DIR = "/var/lib/podferry"
 INSTALL_DIR = f"{STATE_DIR}/install"
 # CRIU's page server moves memory through pipes of this size; without CAP_SYS_RESOURCE a larger one
 # than the limit is refused ("tee: Operation not permitted").
-SYSCTLS = {"fs.pipe-max-size": "33554432"}
+# A pod's connections are looked for while it stands still, twice through all of their hash table:
+# the node's has a slot for each 100 KiB of memory, which takes milliseconds (Linux 6.1).
+SYSCTLS = {"fs.pipe-max-size": "33554432", "net.ipv4.tcp_child_ehash_entries": "16384"}
 KUBELET_DROP_IN_NAMES = ("99-podferry.conf", "zz-podferry.conf", "~podferry.conf")
 ORDER_NAME = "10-podferry.conf"
 RUNTIME_UNITS = {
@@ -128,7 +130,8 @@ kind: KubeletConfiguration
 def sysctl_file() -> bytes:
     """Kernel settings, applied by systemd-sysctl at each boot."""
     lines = "".join(f"{key} = {value}\n" for key, value in SYSCTLS.items())
-    return f"# Written by `podferry install`.\n# Room for CRIU's pipes.\n{lines}".encode()
+    why = "# Room for CRIU's pipes; a hash table of its own for each new pod's TCP connections."
+    return f"# Written by `podferry install`.\n{why}\n{lines}".encode()
 
 
 def settings_file(runtime: str) -> bytes:

@@ -72,7 +72,9 @@ class ThisNode:
             service_active=_is_active(content.UNIT_NAME),
             kubelet_active=_is_active(found.unit),
             kubelet_started=self.started(found.unit),
-            sysctls={key: self._sysctl(key) for key in content.SYSCTLS},
+            sysctls={
+                key: self._sysctl(key) for key in content.SYSCTLS if _sysctl_file(key).exists()
+            },
             kubectl=kubectl,
             annotation=self._annotation(kubectl, found.node_name(tree)) if kubectl else None,
             runtime_name=runtime_name(socket) if socket else None,
