@@ -159,6 +159,7 @@ def _common(images_dir: str, log_file: str) -> dict[str, Any]:
         "network_lock": "SKIP",
         # The cgroups stay, and what CRIU restores is started inside them.
         "manage_cgroups_mode": "IGNORE",
+        "notify_scripts": True,
     }
 
 
@@ -196,9 +197,10 @@ def dump(
     }
     if freezer:
         options["freeze_cgroup"] = freezer
-        # Only then has the monitor something to do before the tasks end: an answer that CRIU waits
-        # for costs both a change of process.
-        options["notify_scripts"] = True
+    elif purpose is Purpose.SLEEP:
+        # The monitor has nothing to do then before the tasks end, and an answer that CRIU waits for
+        # costs both a change of process, inside the freeze.
+        options["notify_scripts"] = False
     if lazy:
         options["lazy_pages"] = True
     return Launch("DUMP", options, _entered(anatomy))
