@@ -85,6 +85,7 @@ def stats(sleepers: Sleepers, pod: Pod) -> list[cri.ContainerStats]:
 
 def test_figures_are_those_of_one_that_does_nothing(sleepers: Sleepers) -> None:
     pod = sleepers.redis()
+    assert sleepers.ask(pod, f"SETRANGE large {8 * NEARLY_NOTHING} x").startswith(":")
     awake = stats(sleepers, pod)
     assert all(one.memory.rss_bytes.value > NEARLY_NOTHING for one in awake)
     sleepers.sleep(pod)
@@ -120,8 +121,9 @@ def test_no_event_tells_of_a_sleep_or_a_wake(sleepers: Sleepers) -> None:
         seen = []
         for data in stream:  # containerd keeps what happened before anybody asked
             event = cri.ContainerEventResponse.FromString(data)
-            if event.container_id == pod.container_id:
-                seen.append(event.container_event_type)
+            if event.container_id != pod.container_id:
+                continue
+            seen.append(event.container_event_type)
             if event.container_event_type == cri.CONTAINER_STOPPED_EVENT:
                 break
         stream.cancel()

@@ -18,7 +18,7 @@ def hand_over(sleepers: Sleepers) -> int:
     before = sleepers.shim.pid
     result = sleepers.command("handover")
     assert result.status == 0, result.stderr.decode()
-    pid = int(sleepers.command_json("status")["pid"])
+    pid = int(sleepers.command_json("status")["service"]["pid"])
     assert pid != before
     sleepers.shim.daemon.pid = pid  # who stops the service means this one
     return before
