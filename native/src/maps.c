@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Owns the reading of /proc/PID/maps, smaps and status. */
+/* Owns the reading of /proc/PID/maps and status. */
 #include "maps.h"
 
 #include <errno.h>
@@ -72,7 +72,7 @@ static uint8_t kind_of(bool private, const char *file, const char *name)
 }
 
 /* "START-END rwxp OFFSET MAJOR:MINOR INODE   NAME", Documentation/filesystems/proc.rst */
-static bool parse_head(const char *line, struct pf_vma *out)
+static bool parse(const char *line, struct pf_vma *out)
 {
 	const char *at = line, *rights, *file, *name;
 
@@ -94,17 +94,8 @@ static bool parse_head(const char *line, struct pf_vma *out)
 	name = at + strspn(at, " ");
 	out->writable = rights[1] == 'w';
 	out->executable = rights[2] == 'x';
-	out->locked = false;
 	out->kind = kind_of(rights[3] == 'p', file, name);
 	return true;
-}
-
-static bool is_locked(const char *flags, const char *end)
-{
-	for (; flags + 2 < end; flags++)
-		if (strncmp(flags, " lo", 3) == 0)
-			return true;
-	return false;
 }
 
 static int add(struct pf_vmas *vmas, const struct pf_vma *vma, struct pf_error *err)
@@ -132,11 +123,7 @@ int pf_vmas_read(struct pf_vmas *vmas, int fd, struct pf_error *err)
 		char *end = strchrnul(line, '\n');
 		struct pf_vma vma;
 
-		/* The lines of smaps below a mapping's own begin with a capital. */
-		if (*line >= 'A' && *line <= 'Z') {
-			if (vmas->count > 0 && strncmp(line, "VmFlags:", 8) == 0)
-				vmas->list[vmas->count - 1].locked = is_locked(line, end);
-		} else if (parse_head(line, &vma)) {
+		if (parse(line, &vma)) {
 			/* It changes between two reads of the file: nothing goes backwards. */
 			if (vmas->count > 0 && vma.start < vmas->list[vmas->count - 1].end)
 				vma.start = vmas->list[vmas->count - 1].end;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The mappings of a process, as /proc/PID/maps and smaps tell them. */
+/* The mappings of a process, as /proc/PID/maps tells them. */
 #pragma once
 
 #include <stdbool.h>
@@ -23,7 +23,6 @@ struct pf_vma {
 	uint8_t kind;
 	bool writable;
 	bool executable;
-	bool locked; /* known from smaps alone */
 };
 
 struct pf_vmas {
@@ -34,7 +33,15 @@ struct pf_vmas {
 	size_t text_room;
 };
 
-/* Reads FD, an open maps or smaps, from its beginning; VMAS is filled anew and keeps its memory.
+/* Whether CRIU's lazy dump leaves its pages to us (vma_entry_can_be_lazy, criu/include/vma.h of 4.2).
+ * Locked mappings it does not, but which are locked is told by smaps alone, which takes as long as a
+ * scan of all pages: they are covered too. */
+static inline bool pf_vma_is_covered(const struct pf_vma *vma)
+{
+	return vma->kind == PF_MAPPING_ANONYMOUS || vma->kind == PF_MAPPING_MAIN_STACK;
+}
+
+/* Reads FD, an open maps, from its beginning; VMAS is filled anew and keeps its memory.
  * No mappings: the process has ended, or executed another program since FD was opened. */
 int pf_vmas_read(struct pf_vmas *vmas, int fd, struct pf_error *err);
 

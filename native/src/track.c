@@ -101,7 +101,6 @@ void pf_tracker_close(struct pf_tracker *tracker)
 	pf_vmas_free(&tracker->vmas);
 	pf_runs_free(&tracker->covered);
 	pf_runs_free(&tracker->before);
-	pf_runs_free(&tracker->locked);
 	pf_runs_free(&tracker->found);
 	pf_runs_free(&tracker->united);
 	pf_runs_free(&tracker->gone);
@@ -136,60 +135,16 @@ static int no_memory(struct pf_error *err)
 	return pf_fail(err, -ENOMEM, "no memory for runs of pages");
 }
 
-/* Locked mappings are CRIU's; which ones are locked is told by smaps alone, which is slow. */
-static int read_locked(struct pf_tracker *tracker, struct pf_error *err)
-{
-	PF_AUTO_FD int smaps = -1;
-	int code = pf_proc_open(tracker->pid, "smaps", &smaps, err);
-
-	if (code == 0)
-		code = pf_vmas_read(&tracker->vmas, smaps, err);
-	for (size_t i = 0; code == 0 && i < tracker->vmas.count; i++) {
-		const struct pf_vma *vma = &tracker->vmas.list[i];
-
-		if (vma->locked && !pf_runs_add(&tracker->locked, vma->start, vma->end, 0))
-			code = no_memory(err);
-	}
-	return code;
-}
-
-/* In the freeze: as the round before has found it. */
-static void recall_locked(struct pf_tracker *tracker)
-{
-	size_t next = 0;
-
-	for (size_t i = 0; i < tracker->vmas.count; i++) {
-		struct pf_vma *vma = &tracker->vmas.list[i];
-
-		while (next < tracker->locked.count &&
-		       pf_run_end(&tracker->locked.list[next]) <= vma->start)
-			next++;
-		vma->locked = next < tracker->locked.count &&
-			      tracker->locked.list[next].vaddr <= vma->start &&
-			      pf_run_end(&tracker->locked.list[next]) >= vma->end;
-	}
-}
-
-static int read_mappings(struct pf_tracker *tracker, bool last, struct pf_error *err)
+static int read_mappings(struct pf_tracker *tracker, struct pf_error *err)
 {
 	struct pollfd ended = {.fd = tracker->pidfd, .events = POLLIN};
-	uint64_t locked_kb = 0;
 	int code = pf_vmas_read(&tracker->vmas, tracker->maps, err);
 
-	if (code == 0 && tracker->vmas.count == 0)
-		return poll(&ended, 1, 0) > 0
-			       ? pf_fail(err, -ESRCH, "process %d has ended", tracker->pid)
-			       : pf_fail(err, -ESTALE, "process %d executed another program",
-					 tracker->pid);
-	if (code == 0 && last) {
-		recall_locked(tracker);
-		return 0;
-	}
-	tracker->locked.count = 0;
-	if (code == 0 && pf_proc_status(tracker->pid, "VmLck:", 10, &locked_kb) == 0 &&
-	    locked_kb > 0)
-		code = read_locked(tracker, err);
-	return code;
+	if (code < 0 || tracker->vmas.count > 0)
+		return code;
+	return poll(&ended, 1, 0) > 0
+		       ? pf_fail(err, -ESRCH, "process %d has ended", tracker->pid)
+		       : pf_fail(err, -ESTALE, "process %d executed another program", tracker->pid);
 }
 
 /* COVERED gets what this round is about. */
@@ -203,8 +158,7 @@ static int cover(struct pf_tracker *tracker, struct pf_round *round, struct pf_e
 	for (size_t i = 0; i < tracker->vmas.count; i++) {
 		const struct pf_vma *vma = &tracker->vmas.list[i];
 
-		if ((vma->kind != PF_MAPPING_ANONYMOUS && vma->kind != PF_MAPPING_MAIN_STACK) ||
-		    vma->locked)
+		if (!pf_vma_is_covered(vma))
 			continue;
 		round->mapping_count++;
 		round->eligible_bytes += vma->end - vma->start;
@@ -227,8 +181,7 @@ static int scan_mappings(struct pf_tracker *tracker, bool everything, bool last,
 	for (size_t i = 0; code == 0 && i < tracker->vmas.count; i++) {
 		const struct pf_vma *vma = &tracker->vmas.list[i];
 
-		if ((vma->kind != PF_MAPPING_ANONYMOUS && vma->kind != PF_MAPPING_MAIN_STACK) ||
-		    vma->locked)
+		if (!pf_vma_is_covered(vma))
 			continue;
 		if (tracker->mode == PF_TRACKER_HASH)
 			code = pf_track_hash_scan(tracker, vma->start, vma->end, round, err);
@@ -321,7 +274,7 @@ static int run_round(struct pf_tracker *tracker, bool last, struct pf_round *out
 	int code;
 
 	tracker->last_ns = begun;
-	code = read_mappings(tracker, last, err);
+	code = read_mappings(tracker, err);
 	if (code == 0)
 		code = cover(tracker, &round, err);
 	if (code == 0)

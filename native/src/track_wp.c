@@ -57,7 +57,7 @@ int pf_track_wp_open(struct pf_tracker *tracker, struct pf_error *err)
 	for (size_t i = 0; code == 0 && i < tracker->vmas.count; i++) {
 		const struct pf_vma *vma = &tracker->vmas.list[i];
 
-		if ((vma->kind == PF_MAPPING_ANONYMOUS || vma->kind == PF_MAPPING_MAIN_STACK) &&
+		if (pf_vma_is_covered(vma) &&
 		    register_range(tracker, vma->start, vma->end) == -EBUSY)
 			code = busy(tracker, err);
 	}

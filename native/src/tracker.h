@@ -24,7 +24,6 @@ struct pf_tracker {
 	struct pf_vmas vmas;
 	struct pf_runs covered; /* the mappings of this round */
 	struct pf_runs before;  /* and of the one before */
-	struct pf_runs locked;  /* mappings of which smaps has told that they are */
 	struct pf_runs found;   /* before suspects are added */
 	struct pf_runs united;
 	struct pf_runs gone;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a running process has written: the source side of memory that is copied ahead.
  *
- * A tracker covers exactly the memory that CRIU's lazy dump leaves out: private anonymous mappings
- * that are neither locked nor of huge pages (hugetlb). It gives pages by rounds; what a round has
+ * A tracker covers the memory that CRIU's lazy dump leaves out: private anonymous mappings, not of
+ * huge pages (hugetlb). CRIU dumps a little of it nevertheless: what is locked, and the page of each
+ * thread's stack pointer. A tracker gives pages by rounds; what a round has
  * given counts as sent. Read the pages after the round, never before it: a page that is written
  * after the round is given by the next one.
  *
