@@ -70,9 +70,7 @@ def present_pages(pid: int, mapping: Mapping) -> list[int]:
         raw = pagemap.read((mapping.end - mapping.start) // PAGE_BYTES * 8)
     entries = memoryview(raw).cast("Q")
     return [
-        mapping.start + number * PAGE_BYTES
-        for number, entry in enumerate(entries)
-        if entry & THERE
+        mapping.start + number * PAGE_BYTES for number, entry in enumerate(entries) if entry & THERE
     ]
 
 
