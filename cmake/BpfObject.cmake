@@ -43,5 +43,5 @@ function(bpf_object name source)
   add_dependencies(${name}_skeleton ${name}_skeleton_files)
   # SYSTEM: bpftool writes the header, so our warnings are not its business.
   target_include_directories(${name}_skeleton SYSTEM INTERFACE "${out}")
-  target_include_directories(${name}_skeleton INTERFACE "${folder}")
+  target_include_directories(${name}_skeleton INTERFACE "${folder}" "${CMAKE_SOURCE_DIR}/bpf/include")
 endfunction()

@@ -14,6 +14,7 @@ DECLARATIONS = (
     "error.h",
     "probe.h",
     "activity.h",
+    "target.h",
     "hold.h",
     "track.h",
     "store.h",

@@ -6,24 +6,26 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+from shim import _native_target
 from shim._native import VERIFIER_LOG_BYTES, binding, call, packed, text
+from shim._native_target import Address, Target
 from shim.errors import NativeError
-
-Address = IPv4Address | IPv6Address
 
 ADDRESS_BYTES = 16
 
 
 class Phase(enum.IntEnum):
-    """What happens to a packet: it passes, is held, or goes through the opened plug."""
+    """What happens to a packet: it passes, is held, goes through the opened plug, or elsewhere."""
 
     PASS = 0
     HELD = 1
     RELEASING = 2
+    FORWARDING = 3
+    FORWARD = 4
+    SPEAKING = 5
 
 
 class Cause(enum.IntEnum):
@@ -98,6 +100,9 @@ class Counters:
     last_in_ns: int = 0
     first_out_ns: int = 0
     last_out_ns: int = 0
+    forwarded_packets: int = 0
+    bounced_packets: int = 0
+    unsent_packets: int = 0
 
     @property
     def held_packets(self) -> int:
@@ -106,8 +111,8 @@ class Counters:
 
     @property
     def lost_packets(self) -> int:
-        """How many were dropped over the bounds: a broken promise if it is not 0."""
-        return self.over_packets + self.quiet_over_packets
+        """How many were dropped: a broken promise if it is not 0."""
+        return self.over_packets + self.quiet_over_packets + self.unsent_packets
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +263,22 @@ class InstalledHold:
         call(lib.pf_hold_read_addresses, self._open(), out, count)
         raw = bytes(ffi.buffer(out))[: int(count[0]) * ADDRESS_BYTES]
         starts = range(0, len(raw), ADDRESS_BYTES)
-        return frozenset(_unpacked(raw[at : at + ADDRESS_BYTES]) for at in starts)
+        return frozenset(_native_target.unpacked(raw[at : at + ADDRESS_BYTES]) for at in starts)
+
+    def set_target(self, version: int, target: Target) -> None:
+        """Says where packets of an IP version go in the phases FORWARDING and FORWARD.
+
+        Raises:
+            NativeError: ENOTSUP, the hold was made by a version that cannot forward.
+        """
+        raw = target.fill(_native_target.new())
+        call(binding()[1].pf_hold_write_target, self._open(), _family(version), raw)
+
+    def target(self, version: int) -> Target | None:
+        """Where packets of an IP version go; None where that has not been said."""
+        raw = _native_target.new()
+        call(binding()[1].pf_hold_read_target, self._open(), _family(version), raw)
+        return Target.of(raw)
 
     def rearm(self) -> None:
         """Zeroes the counters and drops old events."""
@@ -277,9 +297,9 @@ class InstalledHold:
             int(raw.time_ns),
             Cause(int(raw.cause)),
             int(raw.protocol),
-            _unpacked(bytes(raw.source)),
+            _native_target.unpacked(bytes(raw.source)),
             int(raw.source_port),
-            _unpacked(bytes(raw.destination)),
+            _native_target.unpacked(bytes(raw.destination)),
             int(raw.destination_port),
         )
 
@@ -300,6 +320,5 @@ class InstalledHold:
         return self._handle
 
 
-def _unpacked(raw: bytes) -> Address:
-    address = IPv6Address(raw)
-    return address.ipv4_mapped or address
+def _family(version: int) -> int:
+    return 0 if version == 4 else 1

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
-/* Holds the packets towards one sleeping pod and keeps its kernel from answering for it.
+/* Holds the packets towards one pod that sleeps or moves, keeps its kernel from answering for it, and
+ * sends them on to where the pod has moved.
  *
  * hold_to_pod is for the egress of the host's end of the pod's veth, hold_from_pod for its ingress,
  * hold_far_end for the ingress of the plug's far end. The plug is a pair of veths whose near end
@@ -7,15 +8,15 @@
  * packets. Each hold has programs and maps of its own. */
 #include "hold_classify.h"
 #include "hold_shared.h"
+#include "pf_send.h"
 
-/* tc's verdicts, from <linux/pkt_cls.h>: -1 leaves the decision to the next program or filter. */
+/* tc's verdict, from <linux/pkt_cls.h>: it leaves the decision to the next program or filter. */
 #define PF_TC_NEXT (-1)
-#define PF_TC_SHOT 2
 
 #define PF_PACKET_HOST 0 /* from <linux/if_packet.h> */
 
-/* Written by: the library (PASS, HELD) and whoever releases (RELEASING); hold_to_pod makes PASS of
- * RELEASING. Read by: all programs. One u32, so that a release is one map update. */
+/* Written by: the library and whoever releases or forwards; hold_to_pod makes PASS of RELEASING and
+ * FORWARD of FORWARDING. Read by: all programs. One u32, so that a release is one map update. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -61,6 +62,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, PF_HOLD_EVENTS_BYTES);
 } pf_hold_events SEC(".maps");
+
+/* Written by: the library, before the phase says FORWARDING. Read by: the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PF_HOLD_TARGETS);
+	__type(key, __u32);
+	__type(value, struct pf_target);
+} pf_hold_targets SEC(".maps");
 
 struct hold {
 	__u32 *phase;
@@ -195,7 +204,7 @@ static __always_inline int into_plug(struct __sk_buff *skb, const struct hold *h
 	return bpf_redirect(hold->config->plug_ifindex, 0);
 }
 
-/* Only while RELEASING. A closed plug is never taken for empty: nothing has come out of it. */
+/* Only while the plug is open. A closed plug is never taken for empty: nothing has come out of it. */
 static __always_inline int is_drained(const struct pf_hold_counts *counts)
 {
 	__u64 now_ns = bpf_ktime_get_ns();
@@ -204,6 +213,31 @@ static __always_inline int is_drained(const struct pf_hold_counts *counts)
 	if (read_once(&counts->in_packets) == read_once(&counts->out_packets))
 		return now_ns - out_ns > PF_HOLD_SETTLE_NS;
 	return out_ns && now_ns - in_ns > PF_HOLD_QUIET_NS && now_ns - out_ns > PF_HOLD_QUIET_NS;
+}
+
+/* To where the pod is now. Only what is the pod's: the rest was for the old namespace. */
+static __always_inline int forward(struct __sk_buff *skb, const struct hold *hold,
+				   const struct pf_address *destination)
+{
+	__u32 family =
+		skb->protocol == bpf_htons(ETH_P_IP) ? PF_HOLD_TARGET_IPV4 : PF_HOLD_TARGET_IPV6;
+	struct pf_target *target = bpf_map_lookup_elem(&pf_hold_targets, &family);
+	__u64 packets = segments(skb);
+	int verdict = PF_SEND_FAILED;
+
+	skb->mark = 0;
+	if (target && is_of_pod(destination))
+		verdict = pf_send(skb, target);
+	if (verdict == PF_SEND_TOO_LONG) {
+		add(&hold->counts->bounced_packets, packets);
+		return pf_bounce(skb, target);
+	}
+	if (verdict < 0 || verdict == PF_TC_SHOT) {
+		add(&hold->counts->unsent_packets, packets);
+		return PF_TC_SHOT;
+	}
+	add(&hold->counts->forwarded_packets, packets);
+	return verdict;
 }
 
 SEC("tc")
@@ -232,12 +266,18 @@ int hold_to_pod(struct __sk_buff *skb)
 	if ((hold.config->flags & PF_HOLD_SHARED_DEVICE) &&
 	    !is_of_pod(&packet.addresses.destination))
 		return PF_TC_NEXT;
-	if (phase == PF_HOLD_RELEASING) {
+	if (phase == PF_HOLD_RELEASING || phase == PF_HOLD_FORWARDING) {
 		if (!is_drained(hold.counts))
 			return into_plug(skb, &hold, 1);
-		__sync_val_compare_and_swap(hold.phase, PF_HOLD_RELEASING, PF_HOLD_PASS);
-		return PF_TC_NEXT;
+		if (phase == PF_HOLD_RELEASING) {
+			__sync_val_compare_and_swap(hold.phase, PF_HOLD_RELEASING, PF_HOLD_PASS);
+			return PF_TC_NEXT;
+		}
+		__sync_val_compare_and_swap(hold.phase, PF_HOLD_FORWARDING, PF_HOLD_FORWARD);
+		return forward(skb, &hold, &packet.addresses.destination);
 	}
+	if (phase == PF_HOLD_FORWARD)
+		return forward(skb, &hold, &packet.addresses.destination);
 	waking = wakes(&packet, hold.config);
 	if (waking)
 		raise_event(&packet);
@@ -249,8 +289,12 @@ int hold_from_pod(struct __sk_buff *skb)
 {
 	struct pf_hold_packet packet;
 	struct hold hold;
+	__u32 phase;
 
-	if (!find(&hold) || phase_of(&hold) != PF_HOLD_HELD)
+	if (!find(&hold))
+		return PF_TC_NEXT;
+	phase = phase_of(&hold);
+	if (phase == PF_HOLD_PASS || phase == PF_HOLD_RELEASING || phase == PF_HOLD_SPEAKING)
 		return PF_TC_NEXT;
 	pf_hold_classify(skb, &packet);
 	if (!packet.is_ip || packet.is_discovery)
@@ -268,9 +312,11 @@ int hold_from_pod(struct __sk_buff *skb)
 SEC("tc")
 int hold_far_end(struct __sk_buff *skb)
 {
+	struct pf_hold_packet packet;
 	struct pf_hold_counts *counts;
 	struct hold hold;
 	__u64 now_ns;
+	__u32 phase;
 
 	if (!find(&hold))
 		return PF_TC_SHOT;
@@ -280,7 +326,8 @@ int hold_far_end(struct __sk_buff *skb)
 		return PF_TC_SHOT;
 	}
 	/* A kernel whose qdisc is no perfect plug: the packet is delayed, not lost. */
-	if (phase_of(&hold) == PF_HOLD_HELD) {
+	phase = phase_of(&hold);
+	if (phase == PF_HOLD_HELD || phase == PF_HOLD_SPEAKING) {
 		add(&counts->looped, 1);
 		return bpf_redirect(hold.config->plug_ifindex, 0);
 	}
@@ -290,6 +337,10 @@ int hold_far_end(struct __sk_buff *skb)
 	counts->last_out_ns = now_ns; /* before the counts: is_drained compares those first */
 	add(&counts->out_bytes, skb->len);
 	add(&counts->out_packets, segments(skb));
+	if (phase == PF_HOLD_FORWARDING || phase == PF_HOLD_FORWARD) {
+		pf_hold_classify(skb, &packet);
+		return forward(skb, &hold, &packet.addresses.destination);
+	}
 	if (!(hold.config->flags & PF_HOLD_DELIVER_PEER))
 		return bpf_redirect(hold.config->pod_ifindex, 0);
 	skb->mark = 0;

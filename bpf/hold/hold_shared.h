@@ -4,8 +4,15 @@
 
 #include <linux/types.h>
 
+#include "pf_target.h"
+
 /* Says "through the plug" to the far end, and "released" on the way back: "pfhd". */
 #define PF_HOLD_MARK 0x70666864u
+
+/* The elements of the map of targets: packets of either family have their own. */
+#define PF_HOLD_TARGET_IPV4 0
+#define PF_HOLD_TARGET_IPV6 1
+#define PF_HOLD_TARGETS     2
 
 /* A pod has two addresses, seldom more. */
 #define PF_HOLD_MAX_ADDRESSES 16
@@ -26,9 +33,12 @@
 #define PF_HOLD_QUIET_NS 50000000ULL
 
 enum pf_hold_phase {
-	PF_HOLD_PASS = 0,      /* packets go their usual way */
-	PF_HOLD_HELD = 1,      /* towards the pod into the plug, from the pod to nowhere */
-	PF_HOLD_RELEASING = 2, /* still through the plug, which is open; PASS once it is empty */
+	PF_HOLD_PASS = 0,       /* packets go their usual way */
+	PF_HOLD_HELD = 1,       /* towards the pod into the plug, from the pod to nowhere */
+	PF_HOLD_RELEASING = 2,  /* still through the plug, which is open; PASS once it is empty */
+	PF_HOLD_FORWARDING = 3, /* as RELEASING, but to the target; FORWARD once it is empty */
+	PF_HOLD_FORWARD = 4,    /* to the target at once; from the pod to nowhere, as in HELD */
+	PF_HOLD_SPEAKING = 5,   /* towards the pod as HELD; from the pod its usual way */
 };
 
 #define PF_HOLD_WAKE_ON_ICMP   (1u << 0) /* an echo request wakes the pod */
@@ -66,6 +76,9 @@ struct pf_hold_counts {
 	__u64 last_in_ns;
 	__u64 first_out_ns;
 	__u64 last_out_ns;
+	__u64 forwarded_packets; /* sent to the target */
+	__u64 bounced_packets; /* too long for the tunnel: given to this node's kernel to refuse */
+	__u64 unsent_packets;  /* dropped: no target for them, or the kernel would not */
 };
 
 enum pf_hold_cause {

@@ -2,10 +2,14 @@
 struct pf_hold;
 
 static const int PF_HOLD_ADDRESSES_MAX;
+static const int PF_HOLD_TARGETS_MAX;
 
 static const int PF_HOLD_PHASE_PASS;
 static const int PF_HOLD_PHASE_HELD;
 static const int PF_HOLD_PHASE_RELEASING;
+static const int PF_HOLD_PHASE_FORWARDING;
+static const int PF_HOLD_PHASE_FORWARD;
+static const int PF_HOLD_PHASE_SPEAKING;
 
 static const int PF_HOLD_FLAG_WAKE_ON_ICMP;
 static const int PF_HOLD_FLAG_SHARED_DEVICE;
@@ -41,6 +45,9 @@ struct pf_hold_counters {
 	uint64_t last_in_ns;
 	uint64_t first_out_ns;
 	uint64_t last_out_ns;
+	uint64_t forwarded_packets;
+	uint64_t bounced_packets;
+	uint64_t unsent_packets;
 };
 
 struct pf_hold_waking {
@@ -77,6 +84,11 @@ int pf_hold_read_counters(const struct pf_hold *hold, struct pf_hold_counters *o
 
 int pf_hold_read_addresses(const struct pf_hold *hold, uint8_t *out, size_t *count,
 			   struct pf_error *err);
+
+int pf_hold_write_target(const struct pf_hold *hold, uint32_t family,
+			 const struct pf_target_value *target, struct pf_error *err);
+int pf_hold_read_target(const struct pf_hold *hold, uint32_t family, struct pf_target_value *out,
+			struct pf_error *err);
 
 int pf_hold_rearm(const struct pf_hold *hold, struct pf_error *err);
 

@@ -9,5 +9,6 @@
 #include "podferry/run.h"
 #include "podferry/store.h"
 #include "podferry/stream.h"
+#include "podferry/target.h"
 #include "podferry/track.h"
 #include "podferry/tree.h"

@@ -19,6 +19,12 @@ _Static_assert(sizeof(struct pf_hold_counters) == sizeof(struct pf_hold_counts),
 	       "the public counters mirror the map's value");
 _Static_assert(sizeof(struct pf_hold_waking) == sizeof(struct pf_hold_event),
 	       "the public event mirrors the program's");
+_Static_assert(sizeof(struct pf_target_value) == sizeof(struct pf_target),
+	       "the public target mirrors the map's value");
+_Static_assert((int)PF_TARGET_KIND_LINK == PF_TARGET_LINK &&
+		       (int)PF_TARGET_KIND_TUNNEL == PF_TARGET_TUNNEL &&
+		       (int)PF_HOLD_TARGETS_MAX == PF_HOLD_TARGETS,
+	       "the public targets are the programs'");
 _Static_assert(PF_HOLD_ADDRESSES_MAX == PF_HOLD_MAX_ADDRESSES, "one bound");
 _Static_assert(PF_HOLD_FLAG_CLSACT_IS_OURS == PF_HOLD_CLSACT_IS_OURS &&
 		       PF_HOLD_FLAG_CLSACT == PF_HOLD_CLSACT &&
@@ -27,14 +33,18 @@ _Static_assert(PF_HOLD_FLAG_CLSACT_IS_OURS == PF_HOLD_CLSACT_IS_OURS &&
 		       PF_HOLD_FLAG_WAKE_ON_ICMP == PF_HOLD_WAKE_ON_ICMP,
 	       "the public flags are the programs'");
 _Static_assert((int)PF_HOLD_PHASE_PASS == PF_HOLD_PASS && (int)PF_HOLD_PHASE_HELD == PF_HOLD_HELD &&
-		       (int)PF_HOLD_PHASE_RELEASING == PF_HOLD_RELEASING,
+		       (int)PF_HOLD_PHASE_RELEASING == PF_HOLD_RELEASING &&
+		       (int)PF_HOLD_PHASE_FORWARDING == PF_HOLD_FORWARDING &&
+		       (int)PF_HOLD_PHASE_FORWARD == PF_HOLD_FORWARD &&
+		       (int)PF_HOLD_PHASE_SPEAKING == PF_HOLD_SPEAKING,
 	       "the public phases are the programs'");
 
-enum part { PHASE, CONFIG, COUNTS, RAISED, ADDRESSES, EVENTS, PARTS };
+enum part { PHASE, CONFIG, COUNTS, RAISED, ADDRESSES, EVENTS, TARGETS, PARTS };
 
 static const char *const pin_names[PARTS] = {
-	[PHASE] = PF_PIN_PHASE,   [CONFIG] = PF_PIN_CONFIG,       [COUNTS] = PF_PIN_COUNTS,
-	[RAISED] = PF_PIN_RAISED, [ADDRESSES] = PF_PIN_ADDRESSES, [EVENTS] = PF_PIN_EVENTS,
+	[PHASE] = PF_PIN_PHASE,     [CONFIG] = PF_PIN_CONFIG,       [COUNTS] = PF_PIN_COUNTS,
+	[RAISED] = PF_PIN_RAISED,   [ADDRESSES] = PF_PIN_ADDRESSES, [EVENTS] = PF_PIN_EVENTS,
+	[TARGETS] = PF_PIN_TARGETS,
 };
 
 struct pf_hold {
@@ -46,6 +56,9 @@ static int open_pins(struct pf_hold *hold, const char *pin_dir, struct pf_error 
 {
 	for (int i = 0; i < PARTS; i++) {
 		hold->map_fds[i] = pf_hold_get_pin(pin_dir, pin_names[i], err);
+		/* A hold of the version before has no targets; it holds and releases all the same. */
+		if (hold->map_fds[i] == -ENOENT && i == TARGETS)
+			continue;
 		if (hold->map_fds[i] < 0)
 			return hold->map_fds[i];
 	}
@@ -123,9 +136,42 @@ int pf_hold_read_phase(const struct pf_hold *hold, uint32_t *phase, struct pf_er
 
 int pf_hold_write_phase(const struct pf_hold *hold, uint32_t phase, struct pf_error *err)
 {
-	if (phase > PF_HOLD_PHASE_RELEASING)
+	if (phase > PF_HOLD_PHASE_SPEAKING)
 		return pf_fail(err, -EINVAL, "%u is no phase of a hold", phase);
 	return write_only_element(hold, PHASE, &phase, err);
+}
+
+static int check_target(const struct pf_hold *hold, uint32_t family, struct pf_error *err)
+{
+	if (hold->map_fds[TARGETS] < 0)
+		return pf_fail(err, -ENOTSUP, "the hold was made by a version that cannot forward");
+	if (family >= PF_HOLD_TARGETS)
+		return pf_fail(err, -EINVAL, "%u is no family of a hold's targets", family);
+	return 0;
+}
+
+int pf_hold_write_target(const struct pf_hold *hold, uint32_t family,
+			 const struct pf_target_value *target, struct pf_error *err)
+{
+	int code = check_target(hold, family, err);
+
+	if (code < 0)
+		return code;
+	if (bpf_map_update_elem(hold->map_fds[TARGETS], &family, target, BPF_ANY) < 0)
+		return pf_fail_errno(err, "cannot write the hold's target");
+	return 0;
+}
+
+int pf_hold_read_target(const struct pf_hold *hold, uint32_t family, struct pf_target_value *out,
+			struct pf_error *err)
+{
+	int code = check_target(hold, family, err);
+
+	if (code < 0)
+		return code;
+	if (bpf_map_lookup_elem(hold->map_fds[TARGETS], &family, out) < 0)
+		return pf_fail_errno(err, "cannot read the hold's target");
+	return 0;
 }
 
 int pf_hold_read_settings(const struct pf_hold *hold, struct pf_hold_settings *out,

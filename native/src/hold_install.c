@@ -87,6 +87,7 @@ static int pin_all(struct hold_bpf *skeleton, const char *pin_dir, struct pf_err
 		{bpf_map__fd(skeleton->maps.pf_hold_raised), PF_PIN_RAISED},
 		{bpf_map__fd(skeleton->maps.pf_hold_addresses), PF_PIN_ADDRESSES},
 		{bpf_map__fd(skeleton->maps.pf_hold_events), PF_PIN_EVENTS},
+		{bpf_map__fd(skeleton->maps.pf_hold_targets), PF_PIN_TARGETS},
 		{bpf_program__fd(skeleton->progs.hold_to_pod), "to_pod"},
 		{bpf_program__fd(skeleton->progs.hold_from_pod), "from_pod"},
 		{bpf_program__fd(skeleton->progs.hold_far_end), "far_end"},

@@ -12,6 +12,7 @@
 #define PF_PIN_RAISED    "raised"
 #define PF_PIN_ADDRESSES "addresses"
 #define PF_PIN_EVENTS    "events"
+#define PF_PIN_TARGETS   "targets"
 
 struct pf_hold_attachment {
 	const char *program_pin;

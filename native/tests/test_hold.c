@@ -89,7 +89,7 @@ static void a_hold_is_found_by_its_pins(void)
 	CHECK(pf_hold_events_fd(hold) >= 0);
 	CHECK_EQUAL(pf_hold_read_phase(hold, &phase, &err), 0);
 	CHECK_EQUAL(phase, PF_HOLD_PHASE_PASS);
-	CHECK_EQUAL(pf_hold_write_phase(hold, 3, &err), -EINVAL);
+	CHECK_EQUAL(pf_hold_write_phase(hold, 6, &err), -EINVAL);
 	CHECK_EQUAL(pf_hold_read_settings(hold, &settings, &err), 0);
 	CHECK_EQUAL(settings.max_packets, 100);
 	CHECK_EQUAL(pf_hold_read_counters(hold, &counters, &err), 0);

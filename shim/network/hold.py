@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Owns the hold of one pod's packets: made at its start, armed for its sleep, released at its wake.
+"""Owns the hold of one pod's packets: armed for its sleep or move, then released or forwarded.
 
 The state is the kernel's: a hold outlives every process and is found again by `Hold.find_all`.
 docs/hold.md says what is promised. Everything here blocks, for milliseconds; under asyncio call it
@@ -15,13 +15,16 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shim import _native_hold as native
-from shim._native_hold import Address, Counters, Flag, InstalledHold, Phase, Settings, Waking
+from shim._native_hold import Counters, Flag, InstalledHold, Phase, Settings, Waking
+from shim._native_target import Address, Target
 from shim.errors import InvalidInput, NativeError, NotFound, Refused, Unavailable
 from shim.network import plug
+from shim.network import via as ways
+from shim.network.via import Via
 
 BPF_ROOT = Path("/sys/fs/bpf")
 PIN_FOLDER = Path("podferry") / "hold"
@@ -33,6 +36,7 @@ DEFAULT_MAX_PACKETS = 16_384
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DRAIN_S = 1.0
 _DRAIN_STEP_S = 0.001
+_SETTLE_NS = 100_000  # PF_HOLD_SETTLE_NS of bpf/hold/hold_shared.h
 _LIMIT_SLACK_BYTES = 1 << 20
 _UINT32_MAX = 0xFFFFFFFF
 
@@ -215,11 +219,17 @@ class Hold:
 
         Raises:
             Unavailable: packets of the last sleep are still on their way to the pod.
+            Refused: the pod has moved away.
         """
         installed = self._whole()
-        if installed.phase() is Phase.HELD:
+        phase = installed.phase()
+        if phase is Phase.HELD:
             installed.listen_again()
             return
+        if phase in (Phase.FORWARDING, Phase.FORWARD):
+            raise Refused(
+                "its packets go where the pod has moved", where=self.hold_id, remedy="remove it"
+            )
         if not self._wait_until_drained(installed):
             raise Unavailable("the last release has not ended", where=self.hold_id)
         installed.set_phase(Phase.PASS)
@@ -227,6 +237,16 @@ class Hold:
         plug.close(settings.plug_ifindex, _limit_bytes(settings.max_bytes))
         installed.rearm()
         installed.set_phase(Phase.HELD)
+
+    def speak(self) -> None:
+        """Lets the pod's own packets out while those to it are still held.
+
+        For a pod that has come from another node: between its resume and the release, what its
+        sockets say must not be dropped. Nothing where nothing is held.
+        """
+        installed = self._whole()
+        if installed.phase() is Phase.HELD:
+            installed.set_phase(Phase.SPEAKING)
 
     def release_actions(self) -> ReleaseActions:
         """What `release` does, for another process; the map's fd is valid until `close`."""
@@ -241,7 +261,8 @@ class Hold:
     def release(self) -> None:
         """Lets the held packets go to the pod, then the later ones; nothing if none are held.
 
-        Also ends a release that another process did by half.
+        Also ends a release that another process did by half, and undoes a forwarding where the pod
+        that has moved is handed back.
         """
         installed = self._whole()
         if installed.phase() is Phase.PASS:
@@ -249,12 +270,80 @@ class Hold:
         installed.set_phase(Phase.RELEASING)
         plug.send(self.release_actions().messages)
 
+    def forward(self, *vias: Via) -> None:
+        """Sends what is held to where the pod has moved, in order, then the later packets.
+
+        What the old namespace still says is dropped, as in its sleep. Returns at once; see
+        `wait_forwarded`. May be called again, also with another way: the pod has moved on.
+
+        Args:
+            vias: the ways; one that carries each of the pod's address families is needed.
+
+        Raises:
+            Refused: a family has no way, or its device is gone.
+            NativeError: ENOTSUP, the hold was made by a version that cannot forward.
+        """
+        installed = self._whole()
+        settings = installed.settings()
+        bounce = plug.bridge_of(settings.pod_ifindex)
+        used: list[Via] = []
+        for version in {address.version for address in installed.addresses()}:
+            via = ways.choose(vias, version)
+            if via is None:
+                raise Refused(f"no way is given for IPv{version} packets", where=self.hold_id)
+            target = via.target()
+            if bounce is not None:
+                target = replace(target, bounce_ifindex=bounce[0], bounce_mac=bounce[1])
+            installed.set_target(version, target)
+            used.append(via)
+        plug.send(message for via in used for message in via.neighbour())
+        if installed.phase() is not Phase.FORWARD:
+            installed.set_phase(Phase.FORWARDING)
+        pace = min(plug.pace_of(via.device) for via in used)
+        limit_bytes = _limit_bytes(settings.max_bytes)
+        plug.send(plug.opening(settings.plug_ifindex, limit_bytes, pace))
+
+    def wait_forwarded(self, deadline_s: float) -> bool:
+        """Waits until nothing is left in the plug, so that later packets need not go through it.
+
+        Args:
+            deadline_s: how long at most, in seconds.
+        """
+        installed = self._whole()
+        until_s = time.monotonic() + deadline_s
+        while installed.phase() is Phase.FORWARDING:
+            counters = installed.counters()
+            quiet_ns = time.monotonic_ns() - max(counters.last_in_ns, counters.last_out_ns)
+            if counters.held_packets == 0 and quiet_ns > _SETTLE_NS:
+                installed.set_phase(Phase.FORWARD)
+            elif time.monotonic() > until_s:
+                return False
+            else:
+                time.sleep(_DRAIN_STEP_S)
+        return installed.phase() is Phase.FORWARD
+
+    @property
+    def targets(self) -> dict[int, Target]:
+        """Where packets go while they are forwarded, by IP version; empty if they are not."""
+        installed = self._whole()
+        if installed.phase() not in (Phase.FORWARDING, Phase.FORWARD):
+            return {}
+        found = {version: installed.target(version) for version in (4, 6)}
+        return {version: target for version, target in found.items() if target is not None}
+
     def remove(self) -> None:
-        """Releases what is held, then takes off all there is of it; may be called again."""
+        """Lets go of what is held, then takes off all there is of it; may be called again.
+
+        Held packets go to the pod, or where it has moved. Remove the hold of a pod that has moved
+        only when its old namespace can no longer answer: with the namespace, or after `flip.point`.
+        """
         if self._installed is not None:
             # A hold without its devices has nothing to release.
             with contextlib.suppress(NativeError):
-                if self._installed.phase() is not Phase.PASS:
+                if self._installed.phase() in (Phase.FORWARDING, Phase.FORWARD):
+                    plug.send(self.release_actions().messages)
+                    self._wait_until_drained(self._installed)
+                elif self._installed.phase() is not Phase.PASS:
                     self.release()
                     self._wait_until_drained(self._installed)
                     self._installed.set_phase(Phase.PASS)

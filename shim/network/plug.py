@@ -25,6 +25,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -42,6 +43,10 @@ _CLOSED_RATE_BYTES_PER_S = 15_500
 _CLOSED_BUCKET_NS = _MINIMUM_PACKET_BYTES * 10**9 // _CLOSED_RATE_BYTES_PER_S - TIMER_NS
 _OPEN_RATE_BYTES_PER_S = 8 << 30
 _OPEN_BUCKET_NS = 1_000_000
+# A device's queue and a CPU's backlog both take 1,000 packets by default; the bucket holds 750.
+_PACED_PACKET_BYTES = 1500
+_PACED_RATE_BYTES_PER_S = 1_125_000_000
+_PACED_SHARE = 0.9
 
 # 6.16 stops the queue of a veth whose ring is full; 6.18 never forgets to start it again.
 _STOPS_WHEN_FULL = (6, 18)
@@ -165,10 +170,27 @@ def stopping_up(ifindex: int, limit_bytes: int) -> bytes:
     return _tbf(ifindex, limit_bytes, is_open=False, create=True)
 
 
-def opening(near_ifindex: int, limit_bytes: int) -> tuple[bytes, ...]:
-    """The messages that let everything through, for an rtnetlink socket of this namespace."""
+def opening(
+    near_ifindex: int, limit_bytes: int, rate_bytes_per_s: int = _OPEN_RATE_BYTES_PER_S
+) -> tuple[bytes, ...]:
+    """The messages that let everything through, for an rtnetlink socket of this namespace.
+
+    Args:
+        near_ifindex: the plug's end with the qdisc.
+        limit_bytes: what waits at most.
+        rate_bytes_per_s: how fast, where what comes after has a queue that may overflow: short
+            packets then count as long ones.
+    """
+    paced = rate_bytes_per_s < _OPEN_RATE_BYTES_PER_S
     return (
-        _tbf(near_ifindex, limit_bytes, is_open=True),
+        rtnetlink.tbf(
+            near_ifindex,
+            rate_bytes_per_s=rate_bytes_per_s,
+            bucket_ns=_OPEN_BUCKET_NS,
+            minimum_packet_bytes=_PACED_PACKET_BYTES if paced else 0,
+            limit_bytes=limit_bytes,
+            create=False,
+        ),
         rtnetlink.resolve(near_ifindex, _KICKED_NEIGHBOUR),
     )
 
@@ -199,6 +221,30 @@ def send(messages: Iterable[bytes], *, ignored: Iterable[int] = ()) -> None:
                 raise NativeError(
                     f"rtnetlink message {kind}: {os.strerror(-code)}", errno_value=-code
                 )
+
+
+def pace_of(device: str) -> int:
+    """How fast packets may be let into a device so that none overflows its queue, in bytes/s."""
+    try:
+        megabits_per_s = int(Path(f"/sys/class/net/{device}/speed").read_text("ascii"))
+    except (OSError, ValueError):  # not every device tells
+        megabits_per_s = 0
+    if megabits_per_s <= 0:
+        return _PACED_RATE_BYTES_PER_S
+    return min(_PACED_RATE_BYTES_PER_S, int(megabits_per_s * 125_000 * _PACED_SHARE))
+
+
+def bridge_of(ifindex: int) -> tuple[int, bytes] | None:
+    """The index and the MAC of the bridge that a device is a port of; None if it is of none."""
+    with IPRoute() as route:
+        try:
+            master = route.get_links(ifindex)[0].get_attr("IFLA_MASTER")
+            if not master:
+                return None
+            mac = route.get_links(master)[0].get_attr("IFLA_ADDRESS")
+        except NetlinkError:  # gone: nothing comes from it any more
+            return None
+    return master, bytes.fromhex(mac.replace(":", ""))
 
 
 def link_facts(ifindex: int) -> dict[str, Any] | None:

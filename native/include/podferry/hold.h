@@ -10,17 +10,22 @@
 #include <stdint.h>
 
 #include "podferry/error.h"
+#include "podferry/target.h"
 
 struct pf_hold;
 
 enum pf_hold_limits {
 	PF_HOLD_ADDRESSES_MAX = 16,
+	PF_HOLD_TARGETS_MAX = 2,
 };
 
 enum pf_hold_phases {
 	PF_HOLD_PHASE_PASS = 0,
 	PF_HOLD_PHASE_HELD = 1,
 	PF_HOLD_PHASE_RELEASING = 2,
+	PF_HOLD_PHASE_FORWARDING = 3,
+	PF_HOLD_PHASE_FORWARD = 4,
+	PF_HOLD_PHASE_SPEAKING = 5,
 };
 
 enum pf_hold_flags {
@@ -60,6 +65,9 @@ struct pf_hold_counters {
 	uint64_t last_in_ns;
 	uint64_t first_out_ns;
 	uint64_t last_out_ns;
+	uint64_t forwarded_packets;
+	uint64_t bounced_packets;
+	uint64_t unsent_packets;
 };
 
 struct pf_hold_waking {
@@ -104,6 +112,13 @@ int pf_hold_read_counters(const struct pf_hold *hold, struct pf_hold_counters *o
 /* OUT has room for PF_HOLD_ADDRESSES_MAX addresses of 16 bytes; COUNT gets their number. */
 int pf_hold_read_addresses(const struct pf_hold *hold, uint8_t *out, size_t *count,
 			   struct pf_error *err);
+
+/* Where packets of one family (0: IPv4, 1: IPv6) go in the phases FORWARDING and FORWARD.
+ * -ENOTSUP: the hold was made by a version that cannot forward. */
+int pf_hold_write_target(const struct pf_hold *hold, uint32_t family,
+			 const struct pf_target_value *target, struct pf_error *err);
+int pf_hold_read_target(const struct pf_hold *hold, uint32_t family, struct pf_target_value *out,
+			struct pf_error *err);
 
 /* Before the phase becomes HELD: zeroes the counters, drops old events. */
 int pf_hold_rearm(const struct pf_hold *hold, struct pf_error *err);

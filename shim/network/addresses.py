@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Owns a moved pod's old address in its new namespace: there before the move, seen after it.
+
+Before the commit nothing outside the namespace knows of it: clients on T must still reach S.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from shim import _native_hold as native
+from shim._native_target import Address
+from shim.errors import Refused
+from shim.network import plug, routes, rtnetlink
+from shim.network.netns import within, write_setting
+from shim.network.via import Via, local, warm_gateways
+
+_LOOPBACK = 1
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands ready in a new pod's namespace.
+
+    Attributes:
+        netns: the namespace's file.
+        old: the addresses that the pod brings with it.
+        new: the addresses that CNI gave it.
+        device: what the host reaches it by: the bridge, or its veth where there is none.
+        mac: the pod's.
+        messages: what `expose` sends.
+    """
+
+    netns: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    device: str
+    mac: bytes
+    messages: tuple[bytes, ...]
+
+    def via(self) -> tuple[Via, ...]:
+        """The ways to the pod on this node, for a hold that forwards to it."""
+        return tuple(local(ipaddress.ip_address(new), self.device, self.mac) for new in self.new)
+
+
+def prepare(
+    netns: Path, old: Iterable[Address], new: Iterable[Address], *, mtu: int = 0
+) -> Prepared:
+    """Puts the old addresses into a namespace whose pod does not run yet; may be called again.
+
+    They stand on its loopback, deprecated, so that nothing chooses them by itself; the namespace
+    neither asks for neighbours in their name nor answers when neighbours ask for them.
+
+    Args:
+        netns: the new sandbox's namespace.
+        old: the addresses that the pod brings with it.
+        new: those that CNI gave; one of the same IP version for each old one.
+        mtu: what the namespace may send, in bytes, where some of its packets go through a tunnel;
+            0 leaves it.
+
+    Raises:
+        Refused: an old address has no new one of its IP version.
+        NativeError: the kernel refuses.
+    """
+    olds, news = tuple(old), tuple(new)
+    inner = native.find_device(netns, news[0])
+    within(netns, lambda: _arrange(olds, inner.ifindex, mtu))
+    bridge = plug.bridge_of(inner.peer_ifindex)
+    device = socket.if_indextoname(bridge[0] if bridge else inner.peer_ifindex)
+    return Prepared(
+        netns=str(netns),
+        old=tuple(map(str, olds)),
+        new=tuple(map(str, news)),
+        device=device,
+        mac=inner.mac,
+        messages=tuple(
+            message
+            for one in olds
+            for message in routes.messages(one, local(_beside(one, news), device, inner.mac))
+        ),
+    )
+
+
+def expose(prepared: Prepared) -> None:
+    """Has this node send packets for the old addresses to the pod; may be called again.
+
+    Call it at the commit, before T's hold is released. Sends two messages per address.
+    """
+    plug.send(prepared.messages)
+
+
+def withdraw(prepared: Prepared) -> None:
+    """Takes the routes and the addresses away again; nothing if they are gone, or the pod is."""
+    for old in prepared.old:
+        routes.clear(ipaddress.ip_address(old))
+    if not Path(prepared.netns).exists():
+        return
+    messages = [rtnetlink.no_address(ipaddress.ip_address(one), _LOOPBACK) for one in prepared.old]
+    within(
+        Path(prepared.netns),
+        lambda: plug.send(messages, ignored=(errno.EADDRNOTAVAIL,)),
+    )
+
+
+def without_mptcp(netns: Path) -> None:
+    """Has programs of a namespace get plain TCP where they ask for Multipath TCP.
+
+    CRIU cannot dump MPTCP sockets, and Go listens with it by default. Call it when the sandbox is
+    made, before any container runs; a kernel without MPTCP is fine.
+    """
+    within(netns, lambda: write_setting("net/mptcp/enabled", "0", optional=True))
+
+
+def _beside(old: Address, news: tuple[Address, ...]) -> Address:
+    for one in news:
+        if one.version == old.version:
+            return one
+    raise Refused(
+        f"the new pod has no IPv{old.version} address beside it",
+        where=str(old),
+        remedy="give T's pods addresses of both families",
+    )
+
+
+def _arrange(olds: tuple[Address, ...], ifindex: int, mtu: int) -> None:
+    name = socket.if_indextoname(ifindex)
+    # ARP requests bear an address of the device they leave by, and only such are answered for.
+    write_setting(f"net/ipv4/conf/{name}/arp_announce", "2")
+    write_setting(f"net/ipv4/conf/{name}/arp_ignore", "1")
+    write_setting(f"net/ipv4/conf/{name}/rp_filter", "2")
+    write_setting("net/mptcp/enabled", "0", optional=True)
+    plug.send([rtnetlink.silent_address(one, _LOOPBACK) for one in olds])
+    # The pod's first packet must not wait for its gateway's MAC: neighbour discovery for a foreign
+    # source waits for the link-local address, a second after the device came up.
+    warm_gateways(ifindex)
+    if mtu:
+        routes.lower_mtu(ifindex, mtu)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod's connections move from S to T under traffic, for clients wherever they are."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shim._native_hold import Phase
+from shim.network import addresses, via
+from shim.network.hold import Hold
+from shim.network.via import Via
+from tests.bpf.hold_net import bpf_root, until
+from tests.bpf.reroute_net import Place, World, world
+from tests.bpf.tcp_move import put, take, wake
+
+pytestmark = pytest.mark.root
+
+FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
+PLACES = ["outside", "third", "third-pod", "source", "source-pod", "target-pod"]
+DATAGRAMS = 400
+RTO_MIN_S = 0.2  # TCP_RTO_MIN of the kernel: a longer stall makes timers fire, on any network
+
+
+@dataclass
+class Move:
+    """A pod on S, its replacement on T, and what the two nodes have done so far."""
+
+    net: World
+    root: Path
+    pod: Place
+    heir: Place
+    hold: Hold
+    heirs_hold: Hold
+    prepared: addresses.Prepared
+    vias: tuple[Via, ...]
+    shut_s: float = 0
+    stall_s: float = 0
+
+    def client(self, where: str) -> Place:
+        node = {"source": self.net.source, "target": self.net.target, "third": self.net.third}
+        name, _, pod = where.partition("-")
+        place = node.get(name, self.net.outside)
+        return place.add_pod() if pod else place  # type: ignore[union-attr]
+
+    def shut(self) -> None:
+        self.shut_s = time.monotonic()
+        self.net.source.run(self.hold.arm)
+
+    def commit(self) -> None:
+        """What T does before the resume."""
+        self.net.target.run(lambda: addresses.expose(self.prepared))
+        self.heirs_hold.speak()
+
+    def hand_over(self) -> None:
+        """What follows the resume on both nodes."""
+        self.net.target.run(self.heirs_hold.release)
+        self.net.source.run(lambda: self.hold.forward(*self.vias))
+        self.stall_s = time.monotonic() - self.shut_s
+
+    def forwarded(self) -> None:
+        assert self.net.source.run(lambda: self.hold.wait_forwarded(5))
+        assert self.hold.phase is Phase.FORWARD
+        assert self.hold.counters.lost_packets == 0
+
+
+@pytest.fixture(params=["link"])
+def move(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Move]:
+    routed = request.param == "tunnel"
+    with (
+        world(routed=routed) as net,
+        bpf_root(tmp_path / "bpf") as root,
+        prepared_move(net, root) as made,
+    ):
+        yield made
+
+
+@contextmanager
+def prepared_move(net: World, root: Path) -> Iterator[Move]:
+    source, target = net.source, net.target
+    pod, heir = source.add_pod(), target.add_pod()
+    vias = source.run(lambda: tuple(via.find(one) for one in target.addresses))
+    hold = source.run(lambda: Hold.create("s", pod.netns_path, pod.addresses, root=root))
+    both = (*heir.addresses, *pod.addresses)
+    heirs = target.run(lambda: Hold.create("t", heir.netns_path, both, root=root))
+    target.run(heirs.arm)
+    prepared = target.run(lambda: addresses.prepare(heir.netns_path, pod.addresses, heir.addresses))
+    try:
+        yield Move(net, root, pod, heir, hold, heirs, prepared, vias)
+    finally:
+        source.run(hold.remove)
+        target.run(heirs.remove)
+
+
+@FAMILIES
+@pytest.mark.parametrize("where", PLACES)
+def test_a_connection_and_datagrams_go_on_at_t(move: Move, family: int, where: str) -> None:
+    place = move.client(where)
+    listener = move.pod.socket(family, socket.SOCK_STREAM)
+    listener.bind((move.pod.address(family), 7000))
+    listener.listen()
+    client = place.socket(family, socket.SOCK_STREAM)
+    client.connect((move.pod.address(family), 7000))
+    server, _ = listener.accept()
+    listener.close()
+    datagrams = place.socket(family, socket.SOCK_DGRAM)
+    datagrams.connect((move.pod.address(family), 7001))
+    resets = place.counter("Tcp.EstabResets")
+    timeouts = place.counter("TcpExt.TCPTimeouts")
+
+    move.shut()
+    connection = take(server)
+    data = bytes(range(256)) * 4000
+    sender = threading.Thread(target=client.sendall, args=(data,))
+    sender.start()
+    for number in range(DATAGRAMS):
+        datagrams.send(struct.pack("!I", number))
+    until(lambda: move.hold.counters.held_packets >= DATAGRAMS, "the packets are held")
+    moved = put(move.heir, connection)
+    counter = move.heir.socket(family, socket.SOCK_DGRAM)
+    counter.bind((move.pod.address(family), 7001))
+    move.commit()
+    wake(moved, connection)
+    move.hand_over()
+
+    received = bytearray()
+    while len(received) < len(data) and (piece := moved.recv(1 << 20)):
+        received += piece
+    sender.join()
+    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+    seen = [struct.unpack("!I", counter.recv(100))[0] for _ in range(DATAGRAMS)]
+    assert seen == list(range(DATAGRAMS))
+    back = threading.Thread(target=moved.sendall, args=(data,))
+    back.start()
+    received = bytearray()
+    while len(received) < len(data) and (piece := client.recv(1 << 20)):
+        received += piece
+    back.join()
+    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+    move.forwarded()
+    datagrams.send(b"last")
+    assert counter.recv(100) == b"last"
+    assert place.counter("Tcp.EstabResets") == resets
+    if move.stall_s < RTO_MIN_S:
+        assert place.counter("TcpExt.TCPTimeouts") == timeouts
+    assert move.heir.counter("Tcp.InCsumErrors") == 0
+    for one in (client, moved, datagrams, counter):
+        one.close()
