@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applies frames to a tree at T, where they are hostile input until they have been applied.
 
-A file that is being written has the modification time 0, so that a crash leaves a tree from whose
-inventory the next round goes on. Nothing is durable before the node writes it back: a copy that has
-outlived its node is dropped.
+Steps are idempotent, and an inventory is compared by content: whatever a crash leaves, the next
+round completes. Nothing is durable before the node writes it back: a copy that has outlived its
+node is dropped.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from shim.files.reading import summary_of
 from shim.files.tree import Summary
 
 SIZE_MAX = (1 << 63) - 1
-_UNFINISHED = (0, 0)
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Records come in this order; within a group paths ascend, so that none comes twice.
@@ -170,7 +171,7 @@ class Applier:
             InvalidMessage: the stream is not complete.
         """
         self.close()
-        if self._finished is None:
+        if self._finished is None or self._failed:
             raise InvalidMessage(
                 "the stream ended early", where=self._where, remedy="start from T's inventory"
             )
@@ -192,7 +193,7 @@ class Applier:
         elif operation is Operation.STASH:
             self._stash(record)
         elif operation is Operation.REMOVE:
-            self._place.remove(record.path)
+            self._remove(record)
         elif operation is Operation.DIRECTORY:
             self._directory(record)
         elif operation is Operation.FILE:
@@ -203,6 +204,8 @@ class Applier:
             self._finish(record)
         else:
             self._node(record)
+        if operation in (Operation.FILE, Operation.SYMLINK, Operation.NODE, Operation.LINK):
+            self._times.pop(record.path, None)  # it may have been a directory
 
     def _require_order(self, record: Record) -> None:
         if self._writing is not None:
@@ -243,11 +246,28 @@ class Applier:
 
     # ---- what happens
 
+    def _parent(self, path: bytes) -> tuple[int, bytes]:
+        """The directory in which an entry is about to change; its time is put back at the end."""
+        parent, name = self._place.parent(path)
+        above = path.rpartition(b"/")[0]
+        if above not in self._times:
+            self._times[above] = divmod(os.fstat(parent).st_mtime_ns, 1_000_000_000)
+        return parent, name
+
+    def _remove(self, record: Record) -> None:
+        try:
+            self._parent(record.path)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+            return
+        self._place.remove(record.path)
+
     def _stash(self, record: Record) -> None:
         (number,) = fixed(NUMBER, record.body)
         if number != len(self._stashes):
             raise InvalidMessage("stashes are out of order", where=shown(record.path))
-        parent, name = self._place.parent(record.path)
+        parent, name = self._parent(record.path)
         if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             raise InvalidMessage("no regular file", where=shown(record.path))
         remove_in(self._place.root_fd, nodes.stash_name(number))
@@ -263,7 +283,7 @@ class Applier:
         if record.path == b"":
             attributes.apply(self._place.root_fd, wanted)
         else:
-            parent, name = self._place.parent(record.path)
+            parent, name = self._parent(record.path)
             if record.flags & REPLACE:
                 remove_in(parent, name)
             nodes.make_directory(parent, name, wanted)
@@ -275,7 +295,7 @@ class Applier:
         (size,) = fixed(OFFSET, body[: OFFSET.size])
         if size > SIZE_MAX:
             raise InvalidMessage("no file is so large", where=shown(record.path))
-        parent, name = self._place.parent(record.path)
+        parent, name = self._parent(record.path)
         if is_stashed:
             (number,) = fixed(NUMBER, body[OFFSET.size :])
             if number not in self._stashes:
@@ -293,7 +313,6 @@ class Applier:
                 fd = os.dup(found)
         self._writing = _Writing(record.path, fd, size)
         os.ftruncate(fd, size)
-        attributes.set_time(fd, _UNFINISHED)
 
     def _take_content(self, record: Record) -> None:
         writing = self._writing
@@ -342,14 +361,15 @@ class Applier:
         if rest:
             raise InvalidMessage("too long", where=shown(record.path))
         attributes.apply(writing.fd, wanted)
-        attributes.set_time(writing.fd, _UNFINISHED if record.flags & TORN else wanted.mtime)
+        if not record.flags & TORN:
+            attributes.set_time(writing.fd, wanted.mtime)
         os.close(writing.fd)
         self._writing = None
 
     def _node(self, record: Record) -> None:
         wanted, rest = read_attributes(record.body)
         self._check(wanted, record.path, stat.S_IFMT(wanted.mode))
-        parent, name = self._place.parent(record.path)
+        parent, name = self._parent(record.path)
         if record.operation is Operation.SYMLINK:
             nodes.make_link(parent, name, wanted, bytes(rest), record.path)
         else:
@@ -362,7 +382,7 @@ class Applier:
         # The chain of open directories serves one path at a time.
         kept = os.dup(source[0])
         try:
-            parent, name = self._place.parent(record.path)
+            parent, name = self._parent(record.path)
             nodes.link(kept, source[1], parent, name, record.path)
         finally:
             os.close(kept)
@@ -370,10 +390,15 @@ class Applier:
     def _finish(self, record: Record) -> None:
         if self._stashes:
             raise InvalidMessage("a stash was not used")
-        self._finished = summary_of(record.body)
+        said = summary_of(record.body)
         for path, mtime in self._times.items():
             if path == b"":
                 attributes.set_time(self._place.root_fd, mtime)
-            else:
+                continue
+            try:
                 parent, name = self._place.parent(path)
                 attributes.set_time_of_name(parent, name, mtime)
+            except OSError as error:
+                if error.errno not in _NOT_THERE:  # it went, after something in it had gone
+                    raise
+        self._finished = said

@@ -109,17 +109,13 @@ class Confined:
             os.close(file)
 
     def remove(self, path: bytes) -> None:
-        """Removes an entry and what is below it; nothing happens if it is not there."""
-        try:
-            parent, name = self.parent(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                return
-            raise
+        """Removes an entry and what is below it; nothing happens if it is not there.
+
+        Raises:
+            OSError: a directory on the way is missing, or something cannot be removed.
+        """
+        parent, name = self.parent(path)
         remove_in(parent, name)
-        self.forget(path.count(b"/"))
 
 
 def is_regular(fd: int) -> bool:

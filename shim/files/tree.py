@@ -107,19 +107,24 @@ class Summary:
 
 
 def difference(
-    old: Snapshot | None, new: Snapshot, suspicious: Iterable[int] = frozenset()
+    old: Snapshot | None, new: Snapshot, suspicious: Iterable[tuple[int, int]] = ()
 ) -> Plan:
     """What has to happen at T; `shim.core.trees.difference` with the fast comparison.
 
     Args:
         old: what the last round reached, or T's own inventory; None for nothing.
         new: the tree now.
-        suspicious: inodes of files that are mapped writable; see `shim.files.suspects`.
+        suspicious: device (st_dev) and inode of files that are mapped; those of other trees do not
+            matter. See `shim.files.places.mapped_files`.
 
     Raises:
         InvalidMessage: T's inventory is malformed.
     """
-    mapped = frozenset(suspicious)
+    mapped = frozenset(
+        inode
+        for device, inode in suspicious
+        if os.major(device) << 32 | os.minor(device) == new.file_system
+    )
     if old is None:
         return trees.difference(None, new, _all(new), mapped)
     forced = list(mapped | old.unsettled)

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shim.core import trees
-from shim.core.tree_frames import FrameWriter
 from shim.core.trees import Content
 from shim.files.applier import Applier
-from shim.files.reading import RACY_NS, Reading
+from shim.files.places import mapped_files
+from shim.files.reading import RACY_NS
 from shim.files.tree import Tree, difference, digest
 from tests.files.changes import BLOCK, Program
 from tests.files.looking import differences, look
-from tests.files.transfer import QUOTA_BYTES, QUOTA_ENTRIES, Transfer
+from tests.files.transfer import QUOTA_BYTES, QUOTA_ENTRIES, OneByOne, Transfer
 
 # Property tests make thousands of files; a disk's journal would make them wait.
 FAST = Path("/dev/shm")
@@ -78,7 +78,8 @@ def test_the_native_comparison_is_the_same_as_the_pure_one(first: int, second: i
         new = Tree(base).scan()
         inodes = frozenset(entry.inode for entry in list(new)[::3])
         assert list(new) == sorted(new, key=lambda one: trees.order(one.path))
-        assert difference(old, new, inodes) == trees.difference(old, new, None, inodes)
+        mapped = [(base.stat().st_dev, inode) for inode in inodes]
+        assert difference(old, new, mapped) == trees.difference(old, new, None, inodes)
         assert b"".join(trees.packed(entry) for entry in new) == new.records
     finally:
         shutil.rmtree(base)
@@ -99,10 +100,8 @@ def test_a_stream_that_breaks_off_is_completed_from_the_inventory(
         Program(source, seeds[0]).run(60)
         transfer.round()
         Program(source, seeds[1]).run(60)
-        # One record a frame, so that the cut may be between any two.
-        reading = Reading(Tree(source), difference(transfer.reached, Tree(source).scan()))
-        reading._writer = OneByOne()
-        frames = list(reading.frames())
+        plan = difference(transfer.reached, Tree(source).scan())
+        frames = OneByOne.of(Tree(source), plan)
         with Applier(target, QUOTA_BYTES, QUOTA_ENTRIES, devices=True) as applier:
             for frame in frames[: int(cut * len(frames))]:
                 applier.feed(frame)
@@ -111,14 +110,6 @@ def test_a_stream_that_breaks_off_is_completed_from_the_inventory(
         assert differences(look(source), look(target)) == []
     finally:
         shutil.rmtree(base)
-
-
-class OneByOne(FrameWriter):
-    """Makes a frame of every record."""
-
-    def add(self, *given, **named):  # type: ignore[no-untyped-def]
-        yield from super().add(*given, **named)
-        yield from self.flush()
 
 
 def test_a_second_round_reads_and_sends_nothing(ends: tuple[Path, Path]) -> None:
@@ -176,8 +167,7 @@ def test_a_mapped_file_is_compared_by_content(ends: tuple[Path, Path]) -> None:
         mapped[0] = 1
         settle()
         transfer = Transfer(Tree(source), target)
-        inode = path.stat().st_ino
-        transfer.round({inode})
+        transfer.round(mapped_files([os.getpid()]))
         before = path.stat().st_ctime_ns
         mapped[1] = 2  # the page is dirty already: no time moves
         assert path.stat().st_ctime_ns == before

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shim.core.tree_frames import FrameWriter, Operation
 from shim.core.trees import Plan, Snapshot
 from shim.files.applier import Applier
 from shim.files.reading import Figures, Reading
@@ -33,7 +34,9 @@ class Transfer:
     reached: Snapshot | None = None
     frames: list[bytes] = field(default_factory=list)
 
-    def round(self, suspicious: Iterable[int] = (), prove: bool = True) -> tuple[Plan, Figures]:
+    def round(
+        self, suspicious: Iterable[tuple[int, int]] = (), prove: bool = True
+    ) -> tuple[Plan, Figures]:
         """One round; afterwards both ends must be alike."""
         plan = difference(self.reached, self.source.scan(), suspicious)
         reading = Reading(self.source, plan)
@@ -48,3 +51,20 @@ class Transfer:
             assert (self.received or Tree(self.target)).summary() == said
         self.reached = reading.reached()
         return plan, reading.figures
+
+
+class OneByOne(FrameWriter):
+    """Makes a frame of every record, so that a stream may be cut between any two."""
+
+    @classmethod
+    def of(cls, tree: Tree, plan: Plan) -> list[bytes]:
+        """The frames of a plan."""
+        reading = Reading(tree, plan)
+        reading._writer = cls()
+        return list(reading.frames())
+
+    def add(
+        self, operation: Operation, path: bytes = b"", body: bytes = b"", flags: int = 0
+    ) -> Iterator[bytes]:
+        yield from super().add(operation, path, body, flags)
+        yield from self.flush()
