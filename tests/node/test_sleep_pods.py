@@ -13,7 +13,7 @@ __all__ = ["front_node", "settings", "sleepers"]
 ROUNDS = 6
 # One connection over loopback for all its life; whatever goes wrong with it is written down.
 TALKER = """
-import socket, time
+import os, socket, time
 until = time.monotonic() + 20
 while True:
     try:
@@ -32,8 +32,9 @@ while said == "ok":
             said = repr(answer)
     except OSError as error:
         said = repr(error)
-    with open("/tmp/said", "w") as file:
+    with open("/tmp/said.new", "w") as file:
         file.write(f"{count} {said}")
+    os.replace("/tmp/said.new", "/tmp/said")
 time.sleep(86400)
 """
 
