@@ -259,11 +259,12 @@ static int write_index(const struct pf_store *store, struct index *index, struct
 static int seal_process(struct pf_store *store, int images, int pid, struct pf_store_sealed *out,
 			struct pf_error *err)
 {
-	struct index index = {.head = {.magic = PF_INDEX_MAGIC, .pid = pid}};
+	struct index index = {.head = {.pid = pid}};
 	struct pf_process *process = pf_table_process(&store->table, pid, false);
 	struct pf_pagemap map;
 	int code = pf_pagemap_read(images, pid, "", &map, err);
 
+	memcpy(index.head.magic, PF_INDEX_MAGIC, sizeof(index.head.magic));
 	for (size_t at = 0; code == 0 && at < map.count; at++)
 		if (map.entries[at].flags & PF_PAGEMAP_LAZY)
 			code = add_entry(store, process, &index, &map.entries[at], err);
