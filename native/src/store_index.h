@@ -8,7 +8,7 @@
 #define PF_INDEX_MAX_BYTES ((int64_t)1 << 30)
 
 struct pf_index_head {
-	char magic[8];
+	char magic[8] __attribute__((nonstring)); /* gcc 15 asks whether its NUL is missed */
 	int32_t pid;
 	uint32_t reserved;
 	uint64_t runs;
