@@ -110,19 +110,21 @@ static int resume(struct pr_monitor *monitor)
 	struct pr_pager *pager = &monitor->pager;
 	char *words[PAGER_WORDS + 2 * PR_SPACES_MAX + 8];
 	char spaces[PR_SPACES_MAX][24], connection[16];
+	/* Of this block, since a compound literal ends with the block that it stands in. */
+	char uffd_option[] = "--uffd-fd", connection_option[] = "--connection-fd";
 	int given[PR_GIVEN_MAX], fds = 0;
 	int used = words_of(pager, words);
 	words[used++] = (char[]){"--resume"};
 	for (int i = 0; i < pager->held_count; i++) {
 		snprintf(spaces[i], sizeof spaces[i], "%u:%d", pager->held[i].space,
 			 PR_FD_GIVEN + fds);
-		words[used++] = (char[]){"--uffd-fd"};
+		words[used++] = uffd_option;
 		words[used++] = spaces[i];
 		given[fds++] = pager->held[i].fd;
 	}
 	if (pager->connection >= 0) {
 		snprintf(connection, sizeof connection, "%d", PR_FD_GIVEN + fds);
-		words[used++] = (char[]){"--connection-fd"};
+		words[used++] = connection_option;
 		words[used++] = connection;
 		given[fds++] = pager->connection;
 	}
