@@ -141,6 +141,7 @@ class Lib:
         pages: FFI.CData,
         states: FFI.CData,
     ) -> None: ...
+    def pf_same_memory(self, one: int, other: int, err: FFI.CData) -> int: ...
     def pf_read_pages(
         self,
         pid: int,

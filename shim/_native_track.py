@@ -140,6 +140,15 @@ class Pages:
     there_bytes: int
 
 
+def share_memory(one: int, other: int) -> bool:
+    """Whether two processes work in one memory, as between vfork and execve.
+
+    Raises:
+        NativeError: they may not be compared.
+    """
+    return call(binding()[1].pf_same_memory, one, other) == 1
+
+
 @dataclass(slots=True)
 class ProcessTracker:
     """Tracks one process; a context manager that lets it go. Calls block and release the GIL.

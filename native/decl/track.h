@@ -57,3 +57,5 @@ void pf_tracker_note(struct pf_tracker *tracker, const struct pf_run *runs, size
 
 int64_t pf_read_pages(int pid, const struct pf_run *runs, size_t run_count, void *buffer,
 		      size_t buffer_bytes, uint8_t *states, struct pf_error *err);
+
+int pf_same_memory(int one, int other, struct pf_error *err);

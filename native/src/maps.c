@@ -34,6 +34,8 @@ static int read_text(struct pf_vmas *vmas, int fd, size_t *used, struct pf_error
 		got = read(fd, vmas->text + *used, vmas->text_room - *used - 1);
 		if (got < 0 && errno == EINTR)
 			continue;
+		if (got < 0 && errno == ESRCH)
+			got = 0; /* it has been waited for as well */
 		if (got < 0)
 			return pf_fail_errno(err, "reading the maps of the process");
 		*used += (size_t)got;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Owns the tracker: the ladder of modes, and the rounds over a process's mappings. */
 #include <errno.h>
+#include <linux/kcmp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -299,4 +300,13 @@ int pf_tracker_round(struct pf_tracker *tracker, struct pf_round *out, struct pf
 int pf_tracker_final(struct pf_tracker *tracker, struct pf_round *out, struct pf_error *err)
 {
 	return run_round(tracker, true, out, err);
+}
+
+int pf_same_memory(pid_t one, pid_t other, struct pf_error *err)
+{
+	long order = syscall(SYS_kcmp, one, other, KCMP_VM, 0, 0);
+
+	if (order < 0 && errno != ESRCH)
+		return pf_fail_errno(err, "comparing processes %d and %d", one, other);
+	return order == 0;
 }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -172,4 +173,6 @@ def tell(process: subprocess.Popen[str], line: str) -> str:
     assert process.stdout is not None
     process.stdin.write(line + "\n")
     process.stdin.flush()
+    ready, _, _ = select.select([process.stdout], [], [], DEADLINE_S)
+    assert ready, f"no answer to {line!r}"
     return process.stdout.readline().strip()

@@ -3,9 +3,9 @@
  *
  * A tracker covers the memory that CRIU's lazy dump leaves out: private anonymous mappings, not of
  * huge pages (hugetlb). CRIU dumps a little of it nevertheless: what is locked, and the page of each
- * thread's stack pointer. A tracker gives pages by rounds; what a round has
- * given counts as sent. Read the pages after the round, never before it: a page that is written
- * after the round is given by the next one.
+ * thread's stack pointer. A tracker gives pages by rounds; what a round has given counts as sent.
+ * Read the pages after the round, never before it: a page that is written after the round is given
+ * by the next one.
  *
  * A tracker is used by one thread at a time, which need not be the same (pf_tracker_note may be
  * called by several at once, between rounds). docs/memory.md has the whole picture. */
@@ -96,3 +96,7 @@ enum pf_page_states {
  * -ESRCH: the process has ended. */
 int64_t pf_read_pages(pid_t pid, const struct pf_run *runs, size_t run_count, void *buffer,
 		      size_t buffer_bytes, uint8_t *states, struct pf_error *err);
+
+/* 1 if both processes work in one memory, as between vfork and execve; 0 if not, or if one of them
+ * has ended. */
+int pf_same_memory(pid_t one, pid_t other, struct pf_error *err);
