@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -51,7 +52,9 @@ int pf_store_create(struct pf_store **out, const char *directory, uint64_t quota
 	store->references = 1;
 	pf_table_init(&store->table);
 	pthread_cond_init(&store->quiet, NULL);
-	code = make_directories(store, directory, err);
+	code = getrandom(&store->seed, sizeof(store->seed), 0) == sizeof(store->seed)
+		       ? make_directories(store, directory, err)
+		       : pf_fail_errno(err, "cannot choose a seed");
 	if (code < 0) {
 		pf_store_release(store);
 		return code;

@@ -13,6 +13,7 @@
 struct pf_store {
 	int directory, images;
 	uint64_t quota_bytes;
+	uint64_t seed;
 	uint64_t parts;        /* of files; each costs a page: empty files are not free */
 	struct pf_table table; /* its lock guards what follows too */
 	pthread_cond_t quiet;

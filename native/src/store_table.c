@@ -231,9 +231,18 @@ void pf_table_note_part(struct pf_table *table, const char *name, uint64_t offse
 	table->counts.digest += mixed(XXH3_64bits(name, strlen(name)) + offset, sum);
 }
 
-uint64_t pf_page_hash(const void *page)
+static uint64_t hash_of(uint64_t seed, const void *page)
 {
-	uint64_t hash = XXH3_64bits(page, PF_PAGE_BYTES);
+#if defined(__x86_64__)
+	if (__builtin_cpu_supports("avx2"))
+		return pf_page_hash_avx2(seed, page);
+#endif
+	return XXH3_64bits_withSeed(page, PF_PAGE_BYTES, seed);
+}
+
+uint64_t pf_page_hash(uint64_t seed, const void *page)
+{
+	uint64_t hash = hash_of(seed, page);
 
 	return hash ? hash : 1;
 }

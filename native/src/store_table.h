@@ -70,5 +70,8 @@ void pf_block_note(struct pf_table *table, int pid, struct pf_block *block, uint
 void pf_table_note_part(struct pf_table *table, const char *name, uint64_t offset, uint64_t bytes,
 			uint64_t sum);
 
-/* Hash of a page's content, never 0. */
-uint64_t pf_page_hash(const void *page);
+/* Hash of a page's content, never 0. SEED is the store's secret: a pod's clients cannot make two
+ * pages that look alike. */
+uint64_t pf_page_hash(uint64_t seed, const void *page);
+/* The same for processors that have AVX2, and may be 0. */
+uint64_t pf_page_hash_avx2(uint64_t seed, const void *page);

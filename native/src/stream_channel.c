@@ -154,7 +154,11 @@ static void tune(const struct pf_channel *channel)
 {
 	uint32_t ms = channel->timeout_ms;
 	struct timeval limit = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
-	int one = 1, idle_s = KEEPALIVE_IDLE_S, fd = channel->fd;
+	int one = 1, idle_s = KEEPALIVE_IDLE_S, bytes = SOCKET_BYTES, fd = channel->fd;
+
+	/* Beyond the machine's limit; without the right to that, the kernel finds its own size. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes));
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes));
 
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));

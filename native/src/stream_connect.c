@@ -39,6 +39,8 @@ static int say_hello(struct pf_sender *sender, struct lane *lane, struct pf_erro
 	code = pf_channel_send(&lane->channel, &frame, &hello, err);
 	if (code == 0)
 		code = expect(lane, &frame, PF_FRAME_WELCOME, PF_FRAME_WELCOME, err);
+	if (code == 0)
+		sender->seed = frame.place;
 	return code;
 }
 

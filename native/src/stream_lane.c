@@ -153,7 +153,7 @@ static void choose(struct lane *lane, const struct pf_block *block, struct pf_pa
 			figures->pages_zero++;
 			continue;
 		}
-		hash = pf_page_hash(pages->at);
+		hash = pf_page_hash(lane->sender->seed, pages->at);
 		if (block->data & bit && block->hash[at] == hash) {
 			figures->pages_unchanged++;
 			continue;

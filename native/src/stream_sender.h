@@ -50,7 +50,7 @@ struct pf_sender {
 
 	pthread_mutex_t use; /* one call at a time */
 	bool connected;
-	uint64_t session, flushes;
+	uint64_t session, flushes, seed;
 	uint32_t round;
 	struct pf_table table;
 	struct figures figures;

@@ -29,7 +29,8 @@ static int take_pages(struct connection *connection, const struct pf_frame *fram
 				(int)frame->payload_bytes, bytes) != bytes)
 		return pf_fail(err, -EPROTO, "compressed pages are damaged");
 	for (unsigned at = 0; at < pages; at++)
-		hashes[at] = pf_page_hash(connection->payload + (size_t)at * PF_PAGE_BYTES);
+		hashes[at] = pf_page_hash(connection->expected->store->seed,
+					  connection->payload + (size_t)at * PF_PAGE_BYTES);
 	if (pf_frame_sum(hashes, pages * (uint32_t)sizeof(*hashes)) != frame->payload_sum)
 		return pf_fail(err, -EPROTO, "pages are damaged");
 	return 0;
@@ -166,8 +167,11 @@ static int greet(struct connection *connection, struct pf_error *err)
 		code = pf_channel_payload(&connection->channel, &frame, &hello, err);
 	if (code == 0)
 		code = receiver_admit(connection->receiver, connection, &hello, err);
-	frame = (struct pf_frame){.type = PF_FRAME_WELCOME};
-	return code < 0 ? code : pf_channel_send(&connection->channel, &frame, NULL, err);
+	if (code < 0)
+		return code;
+	frame = (struct pf_frame){.type = PF_FRAME_WELCOME,
+				  .place = connection->expected->store->seed};
+	return pf_channel_send(&connection->channel, &frame, NULL, err);
 }
 
 /* Tells the peer why, and reads on for a while: a reset would overtake the words. */

@@ -30,7 +30,7 @@ static int put(int pid, uint64_t block, uint64_t data, uint64_t zero, uint32_t r
 
 	for (unsigned at = 0; at < count; at++) {
 		memset(payload + (size_t)at * PF_PAGE_BYTES, value + (int)at, PF_PAGE_BYTES);
-		hashes[at] = pf_page_hash(payload + (size_t)at * PF_PAGE_BYTES);
+		hashes[at] = pf_page_hash(0, payload + (size_t)at * PF_PAGE_BYTES);
 	}
 	return pf_store_put_pages(store, pid, block, data, zero, round, payload, hashes, NULL);
 }

@@ -111,7 +111,7 @@ static struct pf_frame sound_pages(unsigned char *payload, uint64_t *sum)
 
 	for (unsigned at = 0; at < 2; at++) {
 		memset(payload + (size_t)at * PF_PAGE_BYTES, (int)at + 1, PF_PAGE_BYTES);
-		hashes[at] = pf_page_hash(payload + (size_t)at * PF_PAGE_BYTES);
+		hashes[at] = pf_page_hash(store->seed, payload + (size_t)at * PF_PAGE_BYTES);
 	}
 	*sum = pf_frame_sum(hashes, sizeof(hashes));
 	return frame;

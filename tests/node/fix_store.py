@@ -8,11 +8,13 @@ the orchestrator on both sides.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,7 @@ STORE = "store"
 LOOPBACK = "127.0.0.1"
 QUOTA_BYTES = 2 << 30
 PRESENT_OR_SWAPPED = 3 << 62
+CLONE_NEWNET = 0x40000000
 
 
 def host_pid(node: Node, pid: int) -> int:
@@ -76,6 +79,25 @@ def free_port() -> int:
     """One that nobody listens at."""
     with socket.create_server((LOOPBACK, 0)) as server:
         return int(server.getsockname()[1])
+
+
+def listen_inside(node: Node) -> socket.socket:
+    """A socket that listens at the loopback of a node's network."""
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        with Path(f"/proc/{node.inside.pid}/ns/net").open() as space:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(space.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        made.append(socket.create_server((LOOPBACK, 0)))
+
+    # A thread has a network of its own if it wants, and takes it along when it ends.
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    made[0].settimeout(STEP_DEADLINE_S)
+    return made[0]
 
 
 class Mover(Sleeper):
@@ -136,6 +158,31 @@ class Mover(Sleeper):
         os.close(said)
         with os.fdopen(status, "rb") as ready:
             assert ready.read(1) == b"\0", self.criu_log("dump")
+
+    def dump_through_page_server(self) -> int:
+        """Has CRIU dump everything, its pages into our end of the page-server protocol.
+
+        The image's other files are sent too. Gives the bytes that came through the protocol.
+        """
+        with listen_inside(self.node) as server:
+            port = str(server.getsockname()[1])
+            argv = ["criu", "dump", "-t", str(self.pid), *self._criu("dump")]
+            argv += ["--page-server", "--address", LOOPBACK, "--port", port]
+            self._dumping = subprocess.Popen(self.node.inside.argv(argv))
+            connection, _ = server.accept()
+        with connection:
+            image_bytes = self.sender.serve_page_server(connection.fileno())
+        assert self._dumping.wait(STEP_DEADLINE_S) == 0, self.criu_log("dump")
+        self.sender.send_directory(self.node.path(self.images))
+        self.sender.flush()
+        self.images = f"{self.directory}/{STORE}/images"
+        return image_bytes
+
+    def restore_eagerly(self) -> None:
+        """Has CRIU restore from the images that T has, without a pager."""
+        argv = ["criu", "restore", "--restore-detached", *self._criu("restore")]
+        self.restoring = subprocess.Popen(self.node.inside.argv(argv))
+        assert self.restoring.wait(STEP_DEADLINE_S) == 0, self.criu_log("restore")
 
     def deliver(self) -> Sealed:
         """The last round, the image's files, and the seal: from now on T has all it needs."""

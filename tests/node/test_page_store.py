@@ -70,3 +70,12 @@ def test_a_page_that_never_came_refuses_the_restore(node: Node, tmp_path: Path) 
         mover.sender.flush()
         with pytest.raises(NativeError, match="never came"):
             mover.store.seal()
+
+
+def test_a_whole_image_comes_through_the_page_server(node: Node, tmp_path: Path) -> None:
+    with Mover(node, 64, tmp_path) as mover:
+        image_bytes = mover.dump_through_page_server()
+        assert image_bytes > 64 << 20
+        mover.restore_eagerly()
+        mover.go()
+        assert mover.results() == ["ok"]
