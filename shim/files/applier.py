@@ -249,10 +249,12 @@ class Applier:
     def _parent(self, path: bytes) -> tuple[int, bytes]:
         """The directory in which an entry is about to change; its time is put back at the end."""
         parent, name = self._place.parent(path)
-        above = path.rpartition(b"/")[0]
-        if above not in self._times:
-            self._times[above] = divmod(os.fstat(parent).st_mtime_ns, 1_000_000_000)
+        self._remember(path.rpartition(b"/")[0], parent)
         return parent, name
+
+    def _remember(self, path: bytes, directory: int) -> None:
+        if path not in self._times:
+            self._times[path] = divmod(os.fstat(directory).st_mtime_ns, 1_000_000_000)
 
     def _remove(self, record: Record) -> None:
         try:
@@ -270,6 +272,7 @@ class Applier:
         parent, name = self._parent(record.path)
         if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             raise InvalidMessage("no regular file", where=shown(record.path))
+        self._remember(b"", self._place.root_fd)
         remove_in(self._place.root_fd, nodes.stash_name(number))
         os.rename(name, nodes.stash_name(number),
                   src_dir_fd=parent, dst_dir_fd=self._place.root_fd)  # fmt: skip

@@ -203,6 +203,10 @@ def test_a_file_that_moved_is_not_sent_again(ends: tuple[Path, Path]) -> None:
     _, figures = transfer.round()
     assert figures.sent_bytes == len(b"fresh")
     require_equal(source, target)
+    # Where nothing changes in the root, its time must not tell of what waited there.
+    (source / "old/log.3").rename(source / "logs/log.3")
+    transfer.round()
+    require_equal(source, target)
 
 
 def test_names_of_one_file_stay_one_file(ends: tuple[Path, Path]) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shim.checkpoint import anatomy
+from shim.core.trees import OPAQUE
 from shim.files import places
 from shim.files.applier import Applier
 from shim.files.reading import Reading
@@ -86,7 +87,19 @@ def apply(kind: str, what: str, path: Path) -> dict[str, Any]:
     }
 
 
+def show(kind: str, what: str) -> dict[str, Any]:
+    """What goes into the summary, by path, for a test that finds two of them unequal."""
+    tree, _ = trees(kind, what)
+    return {
+        repr(one.path): [one.flags & ~OPAQUE, oct(one.mode), one.uid, one.gid, one.links, one.size,
+                         one.mtime, one.device]
+        for one in tree.scan()
+    }  # fmt: skip
+
+
 if __name__ == "__main__":
     verb, kind, what, *rest = sys.argv[1:]
-    answer = {"send": send, "apply": apply}[verb](kind, what, *(Path(one) for one in rest))
+    answer = {"send": send, "apply": apply, "show": show}[verb](
+        kind, what, *(Path(one) for one in rest)
+    )
     print(json.dumps(answer))
