@@ -42,7 +42,8 @@ int32_t pr_claim_begin(struct pr_monitor *monitor, const char **why)
 	*why = "the placeholder cannot be started";
 	if (pr_sleep_start_placeholder(monitor, -1) < 0)
 		return PR_INTERNAL;
-	if (pr_cgroups_join(&monitor->container, monitor->placeholder.pid) < 0) {
+	pr_sleep_placeholder_joins(monitor);
+	if (!monitor->placeholder.joined) {
 		pr_sleep_drop_placeholder(monitor);
 		return PR_INTERNAL;
 	}

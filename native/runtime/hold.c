@@ -24,10 +24,8 @@ static bool criu_lives(const struct pr_monitor *monitor)
 
 void pr_hold_reached(struct pr_monitor *monitor)
 {
-	/* In the cgroup before it is the only one there, and not on the way of the commit. */
-	int failed = pr_cgroups_join(&monitor->container, monitor->placeholder.pid);
-	if (!failed)
-		failed = pr_cgroups_freeze(&monitor->container);
+	pr_sleep_placeholder_joins(monitor);
+	int failed = pr_cgroups_freeze(&monitor->container);
 	if (!failed && criu_lives(monitor)) {
 		pr_operation_pause(monitor, PR_HELD);
 		return;

@@ -53,6 +53,13 @@ __attribute__((noreturn)) static void refuse(struct front *front, const struct p
 	exit(1);
 }
 
+/* It may have been claimed: then it would run here and where it comes from. */
+__attribute__((noreturn)) static void refuse_start(struct front *front)
+{
+	struct pr_reply reply = {.text = "its monitor has ended; it is not started without one"};
+	refuse(front, &reply);
+}
+
 /* The lease outlives execve: it ends when runc does. */
 static void keep_over_exec(int fd)
 {
@@ -62,7 +69,10 @@ static void keep_over_exec(int fd)
 static void pass_with_lease(struct front *front, int fd, uint16_t verb, uint32_t flags)
 {
 	struct pr_reply reply;
+	bool start = verb == PR_STARTED;
 	int failed = pr_ask(fd, verb, flags, WAKE_MS, &reply);
+	if (failed == -EPIPE && start)
+		refuse_start(front);
 	if (failed == -EPIPE)
 		become_runc(front); /* it has ended meanwhile: runc knows the rest */
 	if (failed) {
@@ -170,6 +180,8 @@ static void managed_verb(struct front *front)
 	if (fd < 0) {
 		if (!strcmp(verb, "delete"))
 			fence(front);
+		if (!strcmp(verb, "start"))
+			refuse_start(front);
 		become_runc(front);
 	}
 	if (!strcmp(verb, "start"))

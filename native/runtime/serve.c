@@ -130,7 +130,9 @@ static void lease(struct pr_monitor *monitor, struct pr_connection *connection,
 			pr_monitor_end(monitor, monitor->agreed);
 		return;
 	}
-	bool undecided = monitor->state == PR_HELD || monitor->state == PR_STAGED;
+	/* What runs in a claimed container is nobody's; a signal may end it, as one that waits. */
+	bool unborn = monitor->state == PR_CLAIMED && !(header->flags & PR_FLAG_SIGNAL);
+	bool undecided = monitor->state == PR_HELD || monitor->state == PR_STAGED || unborn;
 	if (changing(monitor) || (undecided && awake)) {
 		pr_serve_wait(connection, header);
 		return;
@@ -168,6 +170,13 @@ static void delete_it(struct pr_monitor *monitor, struct pr_connection *connecti
 	bool force = header->flags & PR_FLAG_FORCE;
 	/* runc removes the cgroup next. */
 	pr_cgroups_join(&monitor->own, getpid());
+	if (!force && pr_claim_changing(monitor)) {
+		pr_serve_wait(connection, header);
+		return;
+	}
+	/* runc deletes what was never started, also without force. */
+	if (monitor->state == PR_CLAIMED || monitor->state == PR_STAGED)
+		force = true;
 	if (!force || monitor->state == PR_FRESH || monitor->state == PR_RUNNING) {
 		pr_serve_answer(monitor, connection, PR_DELETE, header->tag, PR_OK, NULL);
 		return;
@@ -322,6 +331,9 @@ static void settle_one(struct pr_monitor *monitor, struct pr_connection *connect
 		return;
 	case PR_STARTED:
 		started(monitor, connection, &header);
+		return;
+	case PR_DELETE:
+		delete_it(monitor, connection, &header);
 		return;
 	case PR_RESUME:
 	case PR_DEPART:

@@ -215,7 +215,7 @@ int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t
 		*why = "CRIU cannot be executed";
 		return PR_CRIU_FAILED;
 	}
-	if (goal == PR_TO_SLEEP)
+	if (!leave)
 		join_early(monitor);
 	pr_monitor_enter(monitor, PR_CHECKPOINTING);
 	if (pr_operation_send(monitor, &request) < 0)

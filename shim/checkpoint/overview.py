@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from shim.checkpoint.pods import PodHere
 from shim.checkpoint.sleeping import History, Sleeping
 from shim.errors import PodferryError
 from shim.runtime import monitor
+from shim.runtime.monitor import Monitor
+from shim.runtime.monitor_wire import State
+
+# What a pod is called while one of its containers moves; the first that fits.
+_MOVING = (State.STAGED, State.CLAIMED, State.HELD, State.DEPARTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +50,22 @@ def vars_of(state: PodState) -> dict[str, Any]:
 async def overview(sleeping: Sleeping) -> list[PodState]:
     """Every pod of this node."""
     return [
-        await asyncio.to_thread(_state, pod, sleeping)
+        await asyncio.to_thread(_state, pod, sleeping, await _moving(pod))
         for pod in await asyncio.to_thread(pods.listed)
     ]
 
 
-def _state(pod: PodHere, sleeping: Sleeping) -> PodState:
+async def _moving(pod: PodHere) -> str:
+    """The step of a move that a pod is in, as its monitors say; "" for none."""
+    seen = set()
+    for container_id in pod.containers.values():
+        with contextlib.suppress(PodferryError):
+            async with Monitor(monitor.find(container_id)) as asked:
+                seen.add((await asked.state()).state)
+    return next((one.name.lower() for one in _MOVING if one in seen), "")
+
+
+def _state(pod: PodHere, sleeping: Sleeping, moving: str) -> PodState:
     asleep = sleeping.asleep.get(pod.sandbox_id)
     history = sleeping.histories.get(pod.uid, History())
     memory, running = 0, 0
@@ -67,7 +83,7 @@ def _state(pod: PodHere, sleeping: Sleeping) -> PodState:
         pod=pod.label,
         uid=pod.uid,
         sandbox_id=pod.sandbox_id,
-        state=state or ("running" if running else "stopped"),
+        state=moving or state or ("running" if running else "stopped"),
         managed=any(monitor.find(one).is_dir() for one in pod.containers.values()),
         memory_bytes=memory,
         image_bytes=sum(_bytes_of(Path(one.images)) for one in beds),

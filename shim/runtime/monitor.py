@@ -279,13 +279,13 @@ class Monitor:
         return (await self._ask(Verb.DEPART, [item], timeout_s=CHANGE_TIMEOUT_S)).snapshot()
 
     async def exit(self, status: int | None = None) -> None:
-        """Ends the monitor of a departed container; containerd sees the container exit.
+        """Ends the monitor of a departed or claimed container; containerd sees the container exit.
 
         Args:
-            status: the exit status, 0 to 255; None is the one that ``depart`` has named.
+            status: the exit status, 0 to 255; None is the one that ``depart`` has named, or 0.
 
         Raises:
-            MonitorRefused: it has not departed.
+            MonitorRefused: it is in another state.
         """
         items = [] if status is None else [(Item.STATUS, status.to_bytes(4, "little"))]
         await self._ask(Verb.EXIT, items)
@@ -301,7 +301,7 @@ class Monitor:
         return (await self._ask(Verb.CLAIM)).snapshot()
 
     async def unclaim(self) -> Snapshot:
-        """Gives a claimed container back: it may be started, and starts if that was asked.
+        """Gives a claimed container back: it starts cold if its start was asked, or may be started.
 
         Raises:
             MonitorRefused: it is not claimed (a staged one must be dropped first).
@@ -348,6 +348,20 @@ class Monitor:
     async def subscribe(self) -> Snapshot:
         """Has this connection told of every change of state; gives the state before the first."""
         return (await self._ask(Verb.SUBSCRIBE)).snapshot()
+
+    async def kill(self) -> bool:
+        """Ends a container that does not run: asleep, held, departed, claimed or staged.
+
+        Returns:
+            False if it runs, or was created and is not claimed: then ending it is the runtime's.
+        """
+        try:
+            await self._ask(Verb.KILL, timeout_s=CHANGE_TIMEOUT_S)
+        except MonitorRefused as error:
+            if error.status is Status.WRONG_STATE:
+                return False
+            raise
+        return True
 
     async def events(self) -> AsyncIterator[Event]:
         """Every change of state since `subscribe`; ends with the monitor."""

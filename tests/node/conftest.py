@@ -4,6 +4,6 @@
 from __future__ import annotations
 
 from tests.node.fix_monitor import front_node, watched
-from tests.node.fix_move import move_nodes, pair
+from tests.node.fix_move import move_nodes, mover, pair, served
 
-__all__ = ["front_node", "move_nodes", "pair", "watched"]
+__all__ = ["front_node", "move_nodes", "mover", "pair", "served", "watched"]

@@ -21,7 +21,8 @@ import grpc
 import pytest
 
 from tests.node.fix_monitor import MONITORS, PYTHON, SOURCES, Watched, eventually
-from tests.testbed import front, recipe, testbed
+from tests.node.redis_client import Client
+from tests.testbed import front, images, recipe, testbed
 from tests.testbed.kubelet import Pod
 from tests.testbed.node import Node
 from tests.testbed.pods import ContainerSpec, PodSpec, container_config, sandbox_config
@@ -30,6 +31,9 @@ FRESH, RUNNING, CHECKPOINTING, ASLEEP, WAKING, ENDING, HELD, DEPARTED, CLAIMED, 
 IMAGES = "/run/podferry-driver/images"
 BUNDLES = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 START_DEADLINE_S = 60
+COUNT = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done"
+REDIS = ContainerSpec("main", image=images.REDIS)
+COUNTER = ContainerSpec("main", command=("sh", "-c", COUNT))
 
 
 class Mover(Watched):
@@ -89,7 +93,7 @@ class Claim:
     Attributes:
         pod: on the node that is reached.
         containers: by name.
-        starts: the calls; each ends when its container runs, or fails.
+        starts: the calls; each is answered while its container waits.
         failures: of those calls.
     """
 
@@ -118,6 +122,7 @@ class Pair:
 
     a: Mover
     b: Mover
+    claims: list[Claim] = field(default_factory=list)
 
     def claim(self, spec: PodSpec) -> Claim:
         """Makes the same pod on B as kubelet does; each StartContainer waits."""
@@ -128,9 +133,18 @@ class Pair:
         b.pods.append(pod)
         pod.ip = str(b.cri.pod_sandbox_status(pod.sandbox_id).status.network.ip)
         claim = Claim(pod)
+        self.claims.append(claim)
         for one in spec.containers:
             self._claim_one(claim, one)
         return claim
+
+    def end_claims(self) -> None:
+        """What still waits ends; containerd does not stop what it is starting."""
+        for claim in self.claims:
+            for container_id, thread in zip(claim.containers.values(), claim.starts, strict=True):
+                if thread.is_alive() and self.b.directory(container_id).exists():
+                    self.b.oci("delete", "--force", container_id)
+                thread.join(START_DEADLINE_S)
 
     def _claim_one(self, claim: Claim, one: ContainerSpec) -> None:
         b, pod = self.b, claim.pod
@@ -206,11 +220,36 @@ def move_nodes(docker_engine: None) -> Iterator[list[Node]]:
 
 
 @pytest.fixture
+def mover(pair: Pair) -> Mover:
+    """kubelet on the node that is left."""
+    return pair.a
+
+
+@pytest.fixture
+def served(pair: Pair) -> Iterator[tuple[str, Client]]:
+    """A redis on A, and a client that is connected."""
+    pod = pair.a.run_pod(PodSpec("redis", (REDIS,)))
+
+    def answers() -> bool:
+        return pair.a.node.exec(["nc", "-z", pod.ip, "6379"], check=False).status == 0
+
+    eventually(answers, "redis")
+    client = Client(pair.a, pod.ip)
+    try:
+        client.ask()
+        yield pod.container_id, client
+    finally:
+        client.socket.close()
+
+
+@pytest.fixture
 def pair(move_nodes: list[Node]) -> Iterator[Pair]:
     """kubelet on both; afterwards no monitor may be left."""
     with ExitStack() as stack:
         a, b = (stack.enter_context(Mover(node)) for node in move_nodes)
-        yield Pair(a, b)
+        made = Pair(a, b)
+        yield made
+        made.end_claims()
         for one in (a, b):
             if not one.node.containerd.daemon.is_running():
                 one.node.containerd.start()

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,6 +20,7 @@ from tests.node.fix_monitor import (
     Watched,
     eventually,
 )
+from tests.node.redis_client import Client
 from tests.testbed import images
 
 COUNT = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done"
@@ -133,33 +132,6 @@ def test_a_sleeper_ends_with_its_shim(watched: Watched) -> None:
 
 
 # ---- CRIU
-
-
-def connect_inside(watched: Watched, address: tuple[str, int]) -> socket.socket:
-    """A connection from the node's network namespace; a socket stays in the one it was made in."""
-
-    def make() -> socket.socket:
-        with watched.node.path("/proc/1/ns/net").open() as namespace:
-            assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
-        return socket.create_connection(address, timeout=30)
-
-    # A thread of its own, which ends: it must not come back to anybody in that namespace.
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(make).result()
-
-
-class Client:
-    """A connection to redis that counts, and would notice a reset or a lost answer."""
-
-    def __init__(self, watched: Watched, ip: str) -> None:
-        self.socket = connect_inside(watched, (ip, 6379))
-        self.count = 0
-
-    def ask(self) -> None:
-        """One question on the same connection."""
-        self.socket.sendall(b"INCR n\r\n")
-        self.count += 1
-        assert self.socket.recv(100) == b":%d\r\n" % self.count
 
 
 @pytest.fixture

@@ -4,49 +4,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from tests.node.fix_monitor import eventually
-from tests.node.fix_move import CLAIMED, DEPARTED, HELD, RUNNING, STAGED, Mover, Pair
-from tests.node.test_monitor_failures import Client
-from tests.testbed import images
+from tests.node.fix_move import CLAIMED, COUNT, DEPARTED, HELD, RUNNING, STAGED, Mover, Pair
+from tests.node.redis_client import Client
 from tests.testbed.pods import ContainerSpec, PodSpec
-
-REDIS = PodSpec("redis", (ContainerSpec("main", image=images.REDIS),))
-COUNT = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done"
-COUNTER = PodSpec("counter", (ContainerSpec("main", command=("sh", "-c", COUNT)),))
-
-
-def serving(node: Mover) -> tuple[str, Client]:
-    """A redis on a node and a client that is connected."""
-    pod = node.run_pod(REDIS)
-
-    def answers() -> bool:
-        return node.node.exec(["nc", "-z", pod.ip, "6379"], check=False).status == 0
-
-    eventually(answers, "redis")
-    client = Client(node, pod.ip)
-    client.ask()
-    return pod.container_id, client
-
-
-@pytest.fixture
-def redis(pair: Pair) -> Iterator[tuple[str, Client]]:
-    """A redis on A and its client."""
-    container, client = serving(pair.a)
-    yield container, client
-    client.socket.close()
 
 
 def test_a_redis_moves_and_its_client_stays_connected(
-    pair: Pair, redis: tuple[str, Client]
+    pair: Pair, served: tuple[str, Client]
 ) -> None:
     a, b = pair.a, pair.b
-    source, client = redis
+    source, client = served
     address = a.pod_of(source).ip
-    claim = pair.claim(REDIS)
+    claim = pair.claim(a.pod_of(source).spec)
     target = claim.container_id
     pair.bring_address(address, target)
 
@@ -54,6 +25,7 @@ def test_a_redis_moves_and_its_client_stays_connected(
     place = pair.carry(source, target)
     b.must(CLAIMED, "arm", target, place)
     staged = b.must(STAGED, "stage", target)
+    assert b.oci("state", target).status == 0
     gone = b.must(RUNNING, "go", target)
     left = a.must(DEPARTED, "depart", source)
     print({"held": held["took_ms"], "staged": staged["took_ms"], "go": gone["took_ms"],
@@ -77,3 +49,37 @@ def test_a_redis_moves_and_its_client_stays_connected(
     client.ask()
     b.cri.stop_container(target, 20)
     assert b.status(target).exit_code == 0
+
+
+def test_the_containers_of_a_pod_move_together(pair: Pair) -> None:
+    spec = PodSpec("two", tuple(
+        ContainerSpec(name, command=("sh", "-c", COUNT)) for name in ("one", "other")
+    ))  # fmt: skip
+    a, b = pair.a, pair.b
+    sources = a.run_pod(spec).containers
+    for name in sources:
+        eventually(lambda name=name: counted(pair.a, spec, name), f"lines of {name}")
+    claim = pair.claim(spec)
+    for name, source in sources.items():
+        a.must(HELD, "hold", source)
+        b.must(CLAIMED, "arm", claim.containers[name], pair.carry(source, claim.containers[name]))
+    for verb, state in (("stage", STAGED), ("go", RUNNING)):
+        for target in claim.containers.values():
+            b.must(state, verb, target)
+    claim.started()
+    for name, source in sources.items():
+        a.must(DEPARTED, "depart", source)
+        a.step("exit", source)
+        assert a.ended(source).exit_code == 0
+        last = counted(a, spec, name)[-1]
+        eventually(lambda name=name: len(counted(b, spec, name)) > 2, f"lines of {name} on B")
+        # It goes on where it was, in the log of the node that it has come to.
+        first, *rest = counted(b, spec, name)
+        assert first == last + 1
+        assert rest == list(range(first + 1, first + 1 + len(rest)))
+
+
+def counted(node: Mover, spec: PodSpec, name: str) -> list[int]:
+    """What a counter has said on a node."""
+    pod = next(one for one in node.pods if one.spec == spec)
+    return [int(line.split(" ", 3)[3]) for line in node.log(pod, name).splitlines()]

@@ -15,7 +15,7 @@ from cri_proto import criu_rpc_pb2 as rpc
 from shim.checkpoint import cores, request
 from shim.core import launch, mounts
 from shim.core.launch import Anatomy, Purpose, Sleeper, Stdio
-from shim.errors import InvalidMessage
+from shim.errors import InvalidMessage, Refused
 
 MOUNTINFO = r"""438 406 0:115 / / rw,relatime - overlay overlay rw,lowerdir=/a:/b
 440 438 0:142 / /proc rw,nosuid - proc proc rw
@@ -111,6 +111,44 @@ def test_system_v_memory_keeps_its_namespace_out_of_what_criu_shares() -> None:
     sent = rpc.criu_req.FromString(request.encode(what))
     assert "/proc/9/ns/ipc" not in what.enter
     assert [(one.ns, one.ns_file) for one in sent.opts.join_ns] == [("ipc", "/proc/9/ns/ipc")]
+
+
+def test_a_restore_elsewhere_has_the_other_nodes_places_and_the_images_names() -> None:
+    there = replace(
+        anatomy(),
+        container_id="c2",
+        stdio=(Stdio(1, "pipe:[70]", ""), Stdio(2, "pipe:[80]", "")),
+        joined={"net": "/proc/90/ns/net", "ipc": "/proc/90/ns/ipc", "uts": "/proc/90/ns/uts"},
+        lsm_profile="other",
+    )
+    what = launch.restore_elsewhere(Sleeper.of(anatomy()), there, "/images", "/clone", lazy=True)
+    assert what.enter == ("/proc/90/ns/net", "/proc/90/ns/ipc", "/proc/90/ns/uts")
+    assert what.options["inherit_fd"] == [
+        {"key": "pipe:[7]", "fd": 11},
+        {"key": "pipe:[8]", "fd": 12},
+    ]
+    assert "mnt[podferry:/etc/a b]:/clone/etc/a b" in what.options["external"]
+    assert what.options["lsm_profile"] == "apparmor:other"
+    assert what.options["lazy_pages"] is True
+
+
+def test_what_a_container_has_and_its_replacement_lacks_is_named() -> None:
+    full = anatomy()
+    there = replace(
+        full,
+        mounts=tuple(one for one in full.mounts if one.point != "/etc/a b"),
+        stdio=full.stdio[:1],
+        joined={"net": "/proc/9/ns/net", "uts": "/proc/9/ns/uts"},
+    )
+    with pytest.raises(Refused) as caught:
+        launch.restore_elsewhere(Sleeper.of(full), there, "/images", "/clone")
+    for lacking in ("/etc/a b", "standard error", "ipc namespace"):
+        assert lacking in caught.value.what
+
+
+def test_a_dump_for_a_move_kills_and_leaves_memory_out_if_asked() -> None:
+    options = launch.dump(anatomy(), "/images", Purpose.MOVE, lazy=True).options
+    assert (options["leave_running"], options["lazy_pages"]) == (False, True)
 
 
 def test_answers_of_criu() -> None:

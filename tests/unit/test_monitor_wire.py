@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from shim.errors import InvalidMessage, NotFound, Unavailable
+from shim.runtime import claims
 from shim.runtime import monitor_wire as wire
 from shim.runtime.monitor import Arming, CriuFailed, Monitor, MonitorRefused, Pager
 from shim.runtime.monitor_wire import Flag, Item, State, Status, Verb
@@ -155,6 +156,47 @@ async def test_each_descriptor_goes_once(peer: Peer, tmp_path: Path) -> None:
     (packet,) = peer.asked
     assert packet.first(Item.TRIGGERS) == wire.indexes([1, 0])
     assert packet.first(Item.PAGER_ARGV) == b"/bin/pager\0--x\0"
+
+
+async def test_the_verbs_of_a_move_carry_their_flags_and_status(peer: Peer, tmp_path: Path) -> None:
+    async def one(verb: str, *words: object) -> wire.Packet:
+        served = asyncio.create_task(asyncio.to_thread(peer.answer, Status.OK))
+        async with Monitor(tmp_path) as monitor:
+            await getattr(monitor, verb)(*words)
+        await served
+        return peer.asked[-1]
+
+    held = await one("hold_checkpoint", b"r")
+    assert (held.verb, held.flags) == (Verb.CHECKPOINT, Flag.HOLD)
+    staged = await one("stage")
+    assert (staged.verb, staged.flags) == (Verb.WAKE, Flag.STAGE)
+    assert (await one("depart", 7)).first(Item.STATUS) == b"\x07\0\0\0"
+    assert (await one("exit", 255)).first(Item.STATUS) == b"\xff\0\0\0"
+    assert (await one("exit")).first(Item.STATUS) is None
+    for verb in ("resume", "claim", "unclaim", "prepare", "go", "drop", "kill"):
+        assert (await one(verb)).verb == Verb[verb.upper()]
+    peer.listener.close()
+
+
+async def test_a_kill_that_is_the_runtimes_is_told(peer: Peer, tmp_path: Path) -> None:
+    served = asyncio.create_task(asyncio.to_thread(peer.answer, Status.WRONG_STATE))
+    async with Monitor(tmp_path) as monitor:
+        assert await monitor.kill() is False
+    await served
+    peer.listener.close()
+
+
+def test_a_claim_is_announced_until_it_is_taken_up(tmp_path: Path) -> None:
+    assert claims.announced(root=tmp_path) == []
+    claims.announce("c1", root=tmp_path)
+    assert claims.announced(root=tmp_path) == ["c1"]
+    assert claims.withdraw("c1", root=tmp_path)
+    assert not claims.withdraw("c1", root=tmp_path)
+
+
+def test_c_looks_for_announcements_in_the_same_place() -> None:
+    settings_h = HEADER_H.with_name("settings.h").read_text()
+    assert f'#define PR_CLAIM_ROOT    "{claims.ROOT}"' in settings_h
 
 
 async def test_no_monitor_and_a_dead_one_are_told_apart(peer: Peer, tmp_path: Path) -> None:
