@@ -284,6 +284,23 @@ def test_a_killed_monitor_takes_all_that_waits_with_it(waiting: Waiting, staged:
     waiting.counts_on_a()
 
 
+def test_without_its_monitor_nothing_starts(waiting: Waiting) -> None:
+    b, target = waiting.pair.b, waiting.target
+    waiting.claim.started()
+    monitor = b.step("state", target)["monitor_pid"]
+    shim = int(b.node.read(f"/proc/{monitor}/stat").rpartition(b")")[2].split()[1])
+    b.node.exec(["kill", "-STOP", str(shim)])  # else it fences at once
+    try:
+        b.kill(monitor)
+        failed = b.oci("start", target, check=False)
+    finally:
+        b.node.exec(["kill", "-CONT", str(shim)])
+    assert failed.status == 1
+    assert b"its monitor has ended" in failed.stderr
+    assert b.ended(target).exit_code == 137
+    assert b.lines(target) == []
+
+
 @pytest.mark.parametrize("staged", [False, True])
 def test_a_claim_outlives_containerd(waiting: Waiting, staged: bool) -> None:
     b, target = waiting.pair.b, waiting.target

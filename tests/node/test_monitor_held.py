@@ -118,9 +118,9 @@ def test_a_departure_is_silent(mover: Mover, served: tuple[str, Client], criu: s
 def test_the_monitor_ends_with_the_status_that_it_is_told(
     mover: Mover, counter: str, words: tuple[str, ...], code: int
 ) -> None:
-    assert "not departed" in mover.step("exit", counter)["error"]
+    assert "neither departed" in mover.step("exit", counter)["error"]
     mover.must(HELD, "hold", counter)
-    assert "not departed" in mover.step("exit", counter)["error"]
+    assert "neither departed" in mover.step("exit", counter)["error"]
     mover.must(DEPARTED, "depart", counter)
     assert "error" not in mover.step("exit", counter, *words)
     assert mover.ended(counter).exit_code == code
