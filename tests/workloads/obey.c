@@ -20,6 +20,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAGE   4096UL
@@ -28,6 +29,7 @@
 #define BUFFER (8 * PAGE)
 
 static char *block;
+static size_t block_pages = PAGES;
 static const char *self;
 
 static void die(const char *what)
@@ -50,6 +52,27 @@ static uintptr_t write_pages(size_t count)
 	for (size_t i = 0; i < count; i++)
 		block[i * PAGE]++;
 	return count;
+}
+
+/* Writes one byte in every STEP-th page and tells how many nanoseconds that took. */
+static uintptr_t write_every(size_t step)
+{
+	struct timespec begun, ended;
+
+	clock_gettime(CLOCK_MONOTONIC, &begun);
+	for (size_t i = 0; i < block_pages; i += step)
+		block[i * PAGE]++;
+	clock_gettime(CLOCK_MONOTONIC, &ended);
+	return (uintptr_t)((ended.tv_sec - begun.tv_sec) * 1000000000L + ended.tv_nsec -
+			   begun.tv_nsec);
+}
+
+static uintptr_t map_large(size_t mebibytes)
+{
+	block_pages = (mebibytes << 20) / PAGE;
+	block = map(mebibytes << 20);
+	madvise(block, mebibytes << 20, MADV_NOHUGEPAGE);
+	return write_every(1);
 }
 
 static uintptr_t move_block(void)
@@ -253,8 +276,10 @@ static uintptr_t obey(const char *order, const char *argument)
 		return (uintptr_t)block;
 	if (strcmp(order, "write") == 0)
 		return write_pages(number);
-	if (strcmp(order, "sum") == 0)
-		return (unsigned char)block[number * PAGE];
+	if (strcmp(order, "every") == 0)
+		return write_every(number);
+	if (strcmp(order, "large") == 0)
+		return map_large(number);
 	if (strcmp(order, "move") == 0)
 		return move_block();
 	if (strcmp(order, "replace") == 0)
