@@ -16,6 +16,7 @@ DECLARATIONS = (
     "activity.h",
     "target.h",
     "hold.h",
+    "reroute.h",
     "track.h",
     "store.h",
     "stream.h",

@@ -102,6 +102,52 @@ class Lib:
     def pf_hold_read_target(
         self, hold: FFI.CData, family: int, out: FFI.CData, err: FFI.CData
     ) -> int: ...
+    PF_REROUTE_MAP_ADDRESSES: int
+    PF_REROUTE_MAP_FLOWS: int
+    PF_REROUTE_MAP_NODES: int
+    def pf_reroute_open(
+        self,
+        out: FFI.CData,
+        pin_dir: bytes,
+        verifier_log: FFI.CData,
+        verifier_log_bytes: int,
+        err: FFI.CData,
+    ) -> int: ...
+    def pf_reroute_close(self, reroute: FFI.CData) -> None: ...
+    def pf_reroute_attach(
+        self, reroute: FFI.CData, program: int, ifindex: int, xdp_mode: int, err: FFI.CData
+    ) -> int: ...
+    def pf_reroute_detach(
+        self, pin_dir: bytes, program: int, ifindex: int, err: FFI.CData
+    ) -> int: ...
+    def pf_reroute_uninstall(self, pin_dir: bytes, err: FFI.CData) -> int: ...
+    def pf_reroute_put(
+        self, reroute: FFI.CData, map: int, key: bytes, value: FFI.CData, err: FFI.CData
+    ) -> int: ...
+    def pf_reroute_get(
+        self, reroute: FFI.CData, map: int, key: bytes, value: FFI.CData, err: FFI.CData
+    ) -> int: ...
+    def pf_reroute_drop(self, reroute: FFI.CData, map: int, key: bytes, err: FFI.CData) -> int: ...
+    def pf_reroute_next(
+        self, reroute: FFI.CData, map: int, previous: FFI.CData, key: FFI.CData, err: FFI.CData
+    ) -> int: ...
+    def pf_reroute_read_counters(
+        self, reroute: FFI.CData, out: FFI.CData, err: FFI.CData
+    ) -> int: ...
+    def pf_reroute_test_run(
+        self,
+        reroute: FFI.CData,
+        program: int,
+        frame: bytes,
+        frame_bytes: int,
+        ifindex: int,
+        repeat: int,
+        out: FFI.CData,
+        out_bytes: FFI.CData,
+        verdict: FFI.CData,
+        duration_ns: FFI.CData,
+        err: FFI.CData,
+    ) -> int: ...
     def pf_hold_rearm(self, hold: FFI.CData, err: FFI.CData) -> int: ...
     def pf_hold_listen_again(self, hold: FFI.CData, err: FFI.CData) -> int: ...
     def pf_hold_take_event(self, hold: FFI.CData, out: FFI.CData, err: FFI.CData) -> int: ...

@@ -284,6 +284,17 @@ int hold_to_pod(struct __sk_buff *skb)
 	return into_plug(skb, &hold, waking);
 }
 
+static __always_inline int shield(const struct hold *hold, const struct __sk_buff *skb,
+				  const struct pf_hold_packet *packet)
+{
+	add(&hold->counts->shielded_packets, segments(skb));
+	if (packet->is_reset)
+		add(&hold->counts->shielded_resets, 1);
+	if (packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6)
+		add(&hold->counts->shielded_icmp, 1);
+	return PF_TC_SHOT;
+}
+
 SEC("tc")
 int hold_from_pod(struct __sk_buff *skb)
 {
@@ -297,16 +308,14 @@ int hold_from_pod(struct __sk_buff *skb)
 	if (phase == PF_HOLD_PASS || phase == PF_HOLD_RELEASING || phase == PF_HOLD_SPEAKING)
 		return PF_TC_NEXT;
 	pf_hold_classify(skb, &packet);
+	/* Once it has moved away, its old namespace must not draw its neighbours back to its MAC. */
+	if (phase == PF_HOLD_FORWARD && !(hold.config->flags & PF_HOLD_SHARED_DEVICE))
+		return shield(&hold, skb, &packet);
 	if (!packet.is_ip || packet.is_discovery)
 		return PF_TC_NEXT;
 	if ((hold.config->flags & PF_HOLD_SHARED_DEVICE) && !is_of_pod(&packet.addresses.source))
 		return PF_TC_NEXT;
-	add(&hold.counts->shielded_packets, segments(skb));
-	if (packet.is_reset)
-		add(&hold.counts->shielded_resets, 1);
-	if (packet.protocol == IPPROTO_ICMP || packet.protocol == IPPROTO_ICMPV6)
-		add(&hold.counts->shielded_icmp, 1);
-	return PF_TC_SHOT;
+	return shield(&hold, skb, &packet);
 }
 
 SEC("tc")

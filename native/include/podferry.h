@@ -6,6 +6,7 @@
 #include "podferry/error.h"
 #include "podferry/hold.h"
 #include "podferry/probe.h"
+#include "podferry/reroute.h"
 #include "podferry/run.h"
 #include "podferry/store.h"
 #include "podferry/stream.h"

@@ -107,15 +107,6 @@ def withdraw(prepared: Prepared) -> None:
     )
 
 
-def without_mptcp(netns: Path) -> None:
-    """Has programs of a namespace get plain TCP where they ask for Multipath TCP.
-
-    CRIU cannot dump MPTCP sockets, and Go listens with it by default. Call it when the sandbox is
-    made, before any container runs; a kernel without MPTCP is fine.
-    """
-    within(netns, lambda: write_setting("net/mptcp/enabled", "0", optional=True))
-
-
 def _beside(old: Address, news: tuple[Address, ...]) -> Address:
     for one in news:
         if one.version == old.version:

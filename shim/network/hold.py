@@ -22,7 +22,7 @@ from shim import _native_hold as native
 from shim._native_hold import Counters, Flag, InstalledHold, Phase, Settings, Waking
 from shim._native_target import Address, Target
 from shim.errors import InvalidInput, NativeError, NotFound, Refused, Unavailable
-from shim.network import plug
+from shim.network import plug, routes
 from shim.network import via as ways
 from shim.network.via import Via
 
@@ -297,11 +297,32 @@ class Hold:
             installed.set_target(version, target)
             used.append(via)
         plug.send(message for via in used for message in via.neighbour())
-        if installed.phase() is not Phase.FORWARD:
-            installed.set_phase(Phase.FORWARDING)
+        plug.send(self._limits(used))
         pace = min(plug.pace_of(via.device) for via in used)
         limit_bytes = _limit_bytes(settings.max_bytes)
+        if installed.phase() is not Phase.FORWARD:
+            installed.set_phase(Phase.FORWARDING)
         plug.send(plug.opening(settings.plug_ifindex, limit_bytes, pace))
+
+    def limit(self, *vias: Via) -> None:
+        """Has senders learn, while the pod still runs here, how long a packet the ways carry.
+
+        Before a move through a tunnel; nothing for a way that carries all. What is longer after the
+        freeze is refused, which costs its sender a round trip, and a datagram.
+        """
+        plug.send(self._limits(vias))
+
+    def _limits(self, vias: Iterable[Via]) -> list[bytes]:
+        installed, known = self._whole(), tuple(vias)
+        pod_ifindex = installed.settings().pod_ifindex
+        bridge = plug.bridge_of(pod_ifindex)
+        messages = []
+        for address in installed.addresses():
+            via = ways.choose(known, address.version)
+            if via is not None and via.mtu:
+                device = bridge[0] if bridge is not None else pod_ifindex
+                messages.append(routes.limit(address, device, via.mtu))
+        return messages
 
     def wait_forwarded(self, deadline_s: float) -> bool:
         """Waits until nothing is left in the plug, so that later packets need not go through it.

@@ -49,6 +49,17 @@ def messages(address: Address, via: Via) -> list[bytes]:
     return [*via.neighbour(), route]
 
 
+def limit(address: Address, ifindex: int, mtu_bytes: int) -> bytes:
+    """The message that leaves an address where it is but refuses longer packets to their senders.
+
+    Args:
+        address: a pod's that still is, or was, behind the device.
+        ifindex: the device.
+        mtu_bytes: the longest packet.
+    """
+    return rtnetlink.host_route(address, ifindex, None, mtu_bytes)
+
+
 def clear(address: Address) -> None:
     """Takes our route to an address away; nothing if there is none."""
     plug.send([rtnetlink.no_host_route(address)], ignored=(errno.ESRCH,))
@@ -94,6 +105,9 @@ def answer_for(address: Address, bridge: str) -> None:
     """
     if address.version == 6:
         netns.write_setting(f"net/ipv6/conf/{bridge}/proxy_ndp", "1")
+    # The kernel delays a proxy's answer by up to 0.8 s, to let others be first; there are none.
+    family = "ipv4" if address.version == 4 else "ipv6"
+    netns.write_setting(f"net/{family}/neigh/{bridge}/proxy_delay", "0")
     plug.send([rtnetlink.proxy(address, socket.if_nametoindex(bridge))])
 
 

@@ -42,6 +42,7 @@ class Via(msgspec.Struct, frozen=True, kw_only=True):
         mac: the next hop's, "" where the device needs none.
         mtu: the longest packet of the pod that fits, in bytes, without tunnel headers; 0 for what
             the device takes.
+        local: whether it is the way to a pod of this very node.
     """
 
     node: str
@@ -51,6 +52,7 @@ class Via(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str = ""
     mac: str = ""
     mtu: int = 0
+    local: bool = False
 
     @property
     def address(self) -> Address:
@@ -139,7 +141,7 @@ def find(node: Address, *, tunnel: bool | None = None) -> Via:
 
 def local(new: Address, device: str, mac: bytes) -> Via:
     """The way to a pod on this very node: the address that CNI gave it, its bridge, its MAC."""
-    return Via(node=str(new), device=device, mac=mac.hex(":"))
+    return Via(node=str(new), device=device, mac=mac.hex(":"), local=True)
 
 
 def choose(vias: Iterable[Via], version: int) -> Via | None:

@@ -183,7 +183,9 @@ def _build(made: World, routed: bool) -> None:
         _plug_in(node, segment)
         node.ip("address", "add", f"{node.ipv4}/24", "dev", "eth0")
         node.ip("address", "add", f"{node.ipv6}/64", "dev", "eth0", "nodad")
-        node.ip("link", "add", "cni0", "type", "bridge")
+        # A MAC of its own, as CNI's bridge plugin sees to: else it would be that of some port.
+        mac = f"02:00:00:00:44:{node.number:02x}"
+        node.ip("link", "add", "cni0", "address", mac, "type", "bridge")
         node.ip("address", "add", f"10.244.{node.number}.1/24", "dev", "cni0")
         node.ip("address", "add", f"fd44:{node.number}::1/64", "dev", "cni0", "nodad")
         node.ip("link", "set", "cni0", "up")
@@ -192,6 +194,18 @@ def _build(made: World, routed: bool) -> None:
         _forward(node)
     for node in made.nodes:
         _pod_ranges(made, node, routed)
+    for node in made.nodes:
+        _greet(made.outside, node)
+
+
+def _greet(outside: Place, node: Node) -> None:
+    """They have spoken before: the router knows the node's MAC."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with outside.socket(family, socket.SOCK_DGRAM) as one:
+            one.connect((node.address(family), 9))
+            with pytest.raises(ConnectionRefusedError):
+                one.send(b"x")
+                one.recv(1)
 
 
 def _forward(place: Place) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shim._native_hold import Phase
-from shim.network import addresses, via
+from shim.network import addresses, flip, reroute, routes, via
 from shim.network.hold import Hold
 from shim.network.via import Via
 from tests.bpf.hold_net import bpf_root, until
@@ -26,7 +26,7 @@ from tests.bpf.tcp_move import put, take, wake
 pytestmark = pytest.mark.root
 
 FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
-PLACES = ["outside", "third", "third-pod", "source", "source-pod", "target-pod"]
+PLACES = ["outside", "third", "third-pod", "source", "source-pod", "target", "target-pod"]
 DATAGRAMS = 400
 RTO_MIN_S = 0.2  # TCP_RTO_MIN of the kernel: a longer stall makes timers fire, on any network
 
@@ -67,13 +67,31 @@ class Move:
         self.net.source.run(lambda: self.hold.forward(*self.vias))
         self.stall_s = time.monotonic() - self.shut_s
 
+    def flip(self) -> None:
+        """The nodes but T send packets for the pod to T by themselves."""
+        for node in (self.net.source, self.net.third):
+            vias = node.run(lambda: tuple(via.find(one) for one in self.net.target.addresses))
+            root = root_of(self.root, node)
+            node.run(lambda vias=vias, root=root: flip.ready(vias, root=root))
+            for address in self.pod.addresses:
+                assert node.run(
+                    lambda address=address, vias=vias, root=root: flip.point(
+                        address, vias, 1, root=root
+                    )
+                )
+
+    def settle(self) -> None:
+        """The old sandbox goes, and its hold with it."""
+        self.net.source.remove_pod(self.pod)
+        self.net.source.run(self.hold.remove)
+
     def forwarded(self) -> None:
         assert self.net.source.run(lambda: self.hold.wait_forwarded(5))
         assert self.hold.phase is Phase.FORWARD
         assert self.hold.counters.lost_packets == 0
 
 
-@pytest.fixture(params=["link"])
+@pytest.fixture(params=["link", "tunnel"])
 def move(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Move]:
     routed = request.param == "tunnel"
     with (
@@ -84,21 +102,52 @@ def move(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Move]:
         yield made
 
 
+def root_of(root: Path, node: Place) -> Path:
+    """Every node has pins of its own."""
+    (root / node.netns).mkdir(exist_ok=True)
+    return root / node.netns
+
+
 @contextmanager
 def prepared_move(net: World, root: Path) -> Iterator[Move]:
     source, target = net.source, net.target
     pod, heir = source.add_pod(), target.add_pod()
     vias = source.run(lambda: tuple(via.find(one) for one in target.addresses))
+    others = (*source.addresses, *net.third.addresses)
+    backward = target.run(lambda: tuple(via.find(one) for one in others))
+    source.run(lambda: flip.ready(vias, root=root_of(root, source)))
+    target.run(lambda: flip.ready(backward, root=root_of(root, target)))
     hold = source.run(lambda: Hold.create("s", pod.netns_path, pod.addresses, root=root))
     both = (*heir.addresses, *pod.addresses)
     heirs = target.run(lambda: Hold.create("t", heir.netns_path, both, root=root))
     target.run(heirs.arm)
     prepared = target.run(lambda: addresses.prepare(heir.netns_path, pod.addresses, heir.addresses))
+    source.run(lambda: hold.limit(*vias))
+    target.run(lambda: flip.expect(prepared, 1, root=root_of(root, target)))
     try:
         yield Move(net, root, pod, heir, hold, heirs, prepared, vias)
     finally:
         source.run(hold.remove)
         target.run(heirs.remove)
+        for node in net.nodes:
+            node.run(lambda node=node: flip.remove_all(root=root_of(root, node)))
+            assert node.run(routes.listed) == []
+            assert not (root_of(root, node) / reroute.PIN_FOLDER).exists()
+
+
+def receive_all(receiver: socket.socket, data: bytes) -> None:
+    received = bytearray()
+    while len(received) < len(data) and (piece := receiver.recv(1 << 20)):
+        received += piece
+    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+
+
+def exchange(sender: socket.socket, receiver: socket.socket, data: bytes) -> None:
+    """Sends from another thread, and requires every byte at the other end."""
+    thread = threading.Thread(target=sender.sendall, args=(data,))
+    thread.start()
+    receive_all(receiver, data)
+    thread.join()
 
 
 @FAMILIES
@@ -132,23 +181,18 @@ def test_a_connection_and_datagrams_go_on_at_t(move: Move, family: int, where: s
     wake(moved, connection)
     move.hand_over()
 
-    received = bytearray()
-    while len(received) < len(data) and (piece := moved.recv(1 << 20)):
-        received += piece
+    receive_all(moved, data)
     sender.join()
-    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
     seen = [struct.unpack("!I", counter.recv(100))[0] for _ in range(DATAGRAMS)]
     assert seen == list(range(DATAGRAMS))
-    back = threading.Thread(target=moved.sendall, args=(data,))
-    back.start()
-    received = bytearray()
-    while len(received) < len(data) and (piece := client.recv(1 << 20)):
-        received += piece
-    back.join()
-    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+    exchange(moved, client, data)
     move.forwarded()
-    datagrams.send(b"last")
-    assert counter.recv(100) == b"last"
+    for step in (move.flip, move.settle):
+        step()
+        exchange(client, moved, data)
+        exchange(moved, client, data)
+        datagrams.send(b"again")
+        assert counter.recv(100) == b"again"
     assert place.counter("Tcp.EstabResets") == resets
     if move.stall_s < RTO_MIN_S:
         assert place.counter("TcpExt.TCPTimeouts") == timeouts
