@@ -117,6 +117,17 @@ static bool step(struct pager *pager, struct pace *pace, struct window have, str
 	return true;
 }
 
+static void rest(const struct pager *pager, const struct pace *pace)
+{
+	struct timespec now, pause = {.tv_nsec = PAGER_GENTLE_PAUSE_NS};
+
+	if (pace->hurried == 0)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (now.tv_sec * 1000000000LL + now.tv_nsec - pager->figures.restored_ns < PAGER_GENTLE_NS)
+		nanosleep(&pause, NULL);
+}
+
 void *fill_run(void *argument)
 {
 	struct pager *pager = argument;
@@ -141,6 +152,7 @@ void *fill_run(void *argument)
 
 			nanosleep(&pause, NULL);
 		}
+		rest(pager, &pace);
 		wanted = (struct view){0};
 	}
 	ahead_stop(&ahead);

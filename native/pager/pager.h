@@ -26,6 +26,10 @@
 #define PAGER_MAX_SPACES    65536u
 #define PAGER_DEFERRED      64
 #define PAGER_RETRY_NS      20000
+/* Right after the restore the first answers go before the fill, which rests between its steps
+ * while faults come: it would take a processor from who is waited for. */
+#define PAGER_GENTLE_NS       40000000
+#define PAGER_GENTLE_PAUSE_NS 300000
 
 /* One address space: a process that CRIU restores, or one that such a process has forked. */
 struct space {
