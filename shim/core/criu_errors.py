@@ -25,6 +25,7 @@ _NOISE = (
 _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"No space left on device|Disk quota exceeded", "no_room"),
     (r"Cannot allocate memory|Out of memory", "no_memory"),
+    (r"Function not implemented", "old_kernel"),
     # Its descriptors cannot be sent over a socket, which is how CRIU takes all of them.
     (r"io_uring|send_fds failed \(-22\)", "io_uring"),
     (r"multipathtcp|Unsupported proto 262", "mptcp"),

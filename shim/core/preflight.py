@@ -166,15 +166,17 @@ def judge(survey: Survey) -> Verdict:
 def _container(survey: Survey) -> Iterator[Finding]:
     if survey.terminal:
         yield Finding(CAUSES["terminal"], "container")
-    for pid in survey.strangers:
-        yield Finding(CAUSES["exec_session"], f"process {pid}")
     for point in hidden(survey.mounts):
         yield Finding(CAUSES["hidden_mount"], point)
     init = next((one for one in survey.processes if one.pid == survey.init_pid), None)
     if init is None:
         return
     if init.inside_pids[-1] != 1:
+        # Whoever else is in it belongs to the pod or the node.
         yield Finding(CAUSES["shared_pid_namespace"], _name(init))
+    else:
+        for pid in survey.strangers:
+            yield Finding(CAUSES["exec_session"], f"process {pid}")
     if init.namespaces.get("user") != survey.node.user_namespace:
         yield Finding(CAUSES["user_namespace"], _name(init))
     for process in survey.processes:

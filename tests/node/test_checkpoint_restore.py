@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from cri_proto import runtime_v1_pb2 as cri
 from tests.conformance import registry
 from tests.node.test_checkpoint_container import ARCHIVE, checkpoint
 from tests.node.test_sleep import Sleepers, front_node, settings, sleepers
 from tests.testbed import images
+from tests.testbed.cri import IMAGE
 from tests.testbed.kubelet import Pod
 from tests.testbed.node import Node
 from tests.testbed.pods import ContainerSpec, PodSpec, container_config, sandbox_config
@@ -23,8 +25,8 @@ DEADLINE_S = 30.0
 
 
 @pytest.fixture
-def image_source(front_node: Node) -> Iterator[None]:
-    """A registry that has redis: containerd pulls the image that an archive names, always."""
+def image_source(front_node: Node) -> Iterator[str]:
+    """A redis in a registry: containerd always pulls the image that an archive names."""
     node = front_node
     node.write(f"{registry.DIRECTORY}/registry.yml", registry.CONFIG)
     serve = ["docker-registry", "serve", f"{registry.DIRECTORY}/registry.yml"]
@@ -40,8 +42,9 @@ def image_source(front_node: Node) -> Iterator[None]:
     try:
         node.exec([*ctr, "tag", "--force", images.REDIS, name])
         node.exec([*ctr, "push", "--plain-http", name])
+        node.exec([*ctr, "remove", name])
         node.write(registry.HOSTS, registry.MIRROR)
-        yield
+        yield name
     finally:
         node.exec([*ctr, "remove", name], check=False)
         node.path(registry.HOSTS).unlink(missing_ok=True)
@@ -69,9 +72,14 @@ def restored(sleepers: Sleepers, archive: str) -> Pod:
 
 
 def test_containerd_restores_the_archive_into_another_pod(
-    sleepers: Sleepers, image_source: None
+    sleepers: Sleepers, image_source: str
 ) -> None:
-    pod = sleepers.redis()
+    # Only an image that was pulled has a digest that another pull finds.
+    wanted = cri.PullImageRequest(image=cri.ImageSpec(image=image_source))
+    client = sleepers.kubelet.cri
+    client.call("PullImage", wanted, cri.PullImageResponse, service=IMAGE)
+    pod = sleepers.kubelet.run_pod(PodSpec("redis", (ContainerSpec("main", image_source),)))
+    sleepers.eventually(lambda: sleepers.ask(pod, "PING") == "+PONG")
     assert sleepers.ask(pod, "SET a 41") == "+OK"
     sleepers.kubelet.exec(pod, ["sh", "-c", "echo written > /tmp/file"])
     checkpoint(sleepers.kubelet, pod)

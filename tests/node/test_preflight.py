@@ -75,25 +75,6 @@ def share_pids(sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig) ->
         one.linux.security_context.namespace_options.pid = cri.NamespaceMode.POD
 
 
-def map_users(sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig) -> None:
-    """hostUsers: false; field 5 of NamespaceOption, which the project has no other use for."""
-    # UserNamespace{uids=2, gids=3} of IDMapping{host_id=1, container_id=2: 0, length=3}
-    mapping = bytes([0x08]) + varint(1 << 20) + bytes([0x18]) + varint(1 << 16)
-    both = b"".join(bytes([tag, len(mapping)]) + mapping for tag in (0x12, 0x1A))
-    for one in (sandbox, container):
-        options = one.linux.security_context.namespace_options
-        options.MergeFromString(bytes([0x2A, len(both)]) + both)
-
-
-def varint(value: int) -> bytes:
-    """As protobuf writes it."""
-    out = []
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
 def give_terminal(sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig) -> None:
     """tty: true."""
     container.tty = True
@@ -103,7 +84,6 @@ def give_terminal(sandbox: cri.PodSandboxConfig, container: cri.ContainerConfig)
     ("cause", "alter"),
     [
         ("shared_pid_namespace", share_pids),
-        ("user_namespace", map_users),
         ("terminal", give_terminal),
     ],
 )
@@ -119,9 +99,10 @@ def test_what_a_pods_spec_asks_for_can_stand_in_the_way_too(
     assert status == 3
     assert {finding["cause"] for finding in said["containers"][0]["findings"]} == {cause}
     before = engine.init_of(container_id)
-    result = engine.driver(container_id, rounds=1)
-    assert result.status == 1, result.text
-    assert criu_errors.diagnose(json.loads(result.text)["log"]).cause.name == cause
+    if cause != "terminal":  # which the monitor refuses before CRIU is asked
+        result = engine.driver(container_id, rounds=1)
+        assert result.status == 1, result.text
+        assert criu_errors.diagnose(json.loads(result.text)["log"]).cause.name == cause
     assert node.path(f"/proc/{before}/exe").is_symlink()
 
 

@@ -34,6 +34,8 @@ LINES = {
     "tty: Found dangling tty with sid 1 pgid 1 (pts) on peer fd 0.",
     "shared_pid_namespace": "Error (criu/namespaces.c:1117): "
     "Can't dump a pid namespace without the process init",
+    "old_kernel": "Error (criu/kcmp-ids.c:1): "
+    "kcmp failed: pid (9 7) type 1 idx (0 0): Function not implemented",
     "no_room": "    12: Error (criu/image.c:1): Can't write to core-1.img: No space left on device",
     "address_gone": "pie: 1: Error (criu/sk-inet.c:1059): "
     "inet: Can't bind inet socket (id 3): Cannot assign requested address",
