@@ -175,6 +175,11 @@ void pr_operation_readable(struct pr_monitor *monitor)
 	ssize_t bytes = pr_sock_receive(monitor->operation.rpc, packet, sizeof packet, fds,
 					PR_FDS_MAX, &count);
 	pr_close_all(fds, count);
+	if (bytes <= 0 && monitor->state == PR_CHECKPOINTING && monitor->criu > 0) {
+		close_channel(
+			&monitor->operation); /* its end says more, and is waited for anyway */
+		return;
+	}
 	if (bytes <= 0) {
 		monitor->operation.failed_early = true;
 		pr_operation_fail(monitor, "CRIU ended without an answer");
