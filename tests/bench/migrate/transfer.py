@@ -100,18 +100,20 @@ def iperf_server(node: Node) -> Iterator[None]:
         server.stop("KILL")
 
 
-def iperf(source: Node, target: Node) -> float:
-    """GB/s of one stream."""
+def iperf(source: Node, target: Node) -> tuple[float, float]:
+    """GB/s of one stream, and the processor seconds that both its ends take for a GB."""
     words = ["--client", target.address, "--port", IPERF_PORT, "--time", IPERF_S, "--json"]
-    said = json.loads(source.exec(["iperf3", *words]).text)
-    return float(said["end"]["sum_received"]["bits_per_second"]) / 8e9
+    end = json.loads(source.exec(["iperf3", *words]).text)["end"]
+    rate = float(end["sum_received"]["bits_per_second"]) / 8e9
+    used = end["cpu_utilization_percent"]
+    return rate, (used["host_total"] + used["remote_total"]) / 100 / rate
 
 
 def measure(source: Node, target: Node) -> dict[str, Any]:
     """The rates, their ratio, and the samples they are medians of."""
     total = (MEBIBYTES << 20) / 1e9
     ours: list[float] = []
-    peers: list[float] = []
+    peers: list[tuple[float, float]] = []
     sending: list[float] = []
     receiving: list[float] = []
     with both_ends(source, target) as (sender, receiver), iperf_server(target):
@@ -123,19 +125,21 @@ def measure(source: Node, target: Node) -> dict[str, Any]:
             ours.append(total / answer["took_s"])
             sending.append(answer["cpu_s"] / total)
             receiving.append((receiver.ask()["cpu_s"] - before) / total)
+    rates = [rate for rate, _ in peers]
     return {
         "transfer_gb_per_s": round(statistics.median(ours), 3),
-        "iperf3_gb_per_s": round(statistics.median(peers), 3),
-        "transfer_ratio": round(statistics.median(ours) / statistics.median(peers), 3),
+        "iperf3_gb_per_s": round(statistics.median(rates), 3),
+        "transfer_ratio": round(statistics.median(ours) / statistics.median(rates), 3),
         "first_transfer_gb_per_s": round(first, 3),
         "sender_cpu_s_per_gb": round(statistics.median(sending), 3),
         "receiver_cpu_s_per_gb": round(statistics.median(receiving), 3),
+        "iperf3_cpu_s_per_gb": round(statistics.median(cpu_s for _, cpu_s in peers), 3),
         "lanes": LANES,
         "mebibytes": MEBIBYTES,
         "transfer_spread": spread(ours),
-        "iperf3_spread": spread(peers),
+        "iperf3_spread": spread(rates),
         "transfer_samples": ours,
-        "iperf3_samples": peers,
+        "iperf3_samples": rates,
     }
 
 
