@@ -27,7 +27,6 @@ class Lib:
     PF_RUN_SUSPECT: int
     PF_TRACKER_AUTO: int
     PF_TRACKER_WP_ASYNC: int
-    PF_TRACKER_SOFT_DIRTY: int
     PF_TRACKER_HASH: int
     PF_PAGE_READ: int
     PF_PAGE_ZERO: int

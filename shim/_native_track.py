@@ -21,8 +21,7 @@ class Mode(enum.IntEnum):
 
     AUTO = 0
     WP_ASYNC = 1
-    SOFT_DIRTY = 2
-    HASH = 3
+    HASH = 2
 
 
 class RunFlag(enum.IntFlag):

@@ -6,7 +6,6 @@ static const int PF_RUN_SUSPECT;
 
 static const int PF_TRACKER_AUTO;
 static const int PF_TRACKER_WP_ASYNC;
-static const int PF_TRACKER_SOFT_DIRTY;
 static const int PF_TRACKER_HASH;
 
 static const int PF_PAGE_READ;

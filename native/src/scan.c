@@ -54,12 +54,20 @@ static int scan_classic(struct pf_scanner *scanner, uint64_t start, uint64_t end
 	return 0;
 }
 
-static bool add_regions(const struct pf_page_region *regions, int count, struct pf_runs *runs)
+/* TOLD is where the regions before have ended: nothing is told twice. */
+static bool add_regions(const struct pf_page_region *regions, int count, uint64_t *told,
+			struct pf_runs *runs)
 {
-	for (int i = 0; i < count; i++)
-		if (!pf_runs_add(runs, regions[i].start, regions[i].end,
+	for (int i = 0; i < count; i++) {
+		uint64_t start = regions[i].start > *told ? regions[i].start : *told;
+
+		if (start >= regions[i].end)
+			continue;
+		if (!pf_runs_add(runs, start, regions[i].end,
 				 regions[i].categories & PF_PAGE_IS_PFNZERO ? PF_RUN_ZERO : 0))
 			return false;
+		*told = regions[i].end;
+	}
 	return true;
 }
 
@@ -80,16 +88,22 @@ int pf_scan(struct pf_scanner *scanner, uint64_t start, uint64_t end, enum pf_sc
 		.return_mask = PF_PAGE_IS_PFNZERO,
 	};
 
+	uint64_t told = start;
+	int count = REGIONS;
+
 	if (scanner->classic)
 		return scan_classic(scanner, start, end, runs);
-	while (scan.start < end) {
-		int count = ioctl(scanner->pagemap, PF_PAGEMAP_SCAN, &scan);
-
-		if (count < 0 && errno == EINTR)
+	/* Only where the buffer was full is there more to come: after more than 512 regions Linux
+	 * 6.18 gives a walk_end that lies before what it has told. */
+	while (scan.start < end && count == REGIONS) {
+		count = ioctl(scanner->pagemap, PF_PAGEMAP_SCAN, &scan);
+		if (count < 0 && errno == EINTR) {
+			count = REGIONS;
 			continue;
+		}
 		if (count < 0)
 			return -errno;
-		if (!add_regions(scanner->buffer, count, runs))
+		if (!add_regions(scanner->buffer, count, &told, runs))
 			return -ENOMEM;
 		scan.start = scan.walk_end;
 	}

@@ -55,8 +55,6 @@ static int choose_mode(struct pf_tracker *tracker, int mode, struct pf_error *er
 	tracker->mode = mode;
 	if (mode == PF_TRACKER_HASH)
 		return pf_track_hash_open(tracker, err);
-	if (mode == PF_TRACKER_SOFT_DIRTY)
-		return pf_fail(err, -EOPNOTSUPP, "soft-dirty tracking is not available");
 	if (mode != PF_TRACKER_AUTO && mode != PF_TRACKER_WP_ASYNC)
 		return pf_fail(err, -EINVAL, "there is no mode %d of tracking", mode);
 	tracker->mode = PF_TRACKER_WP_ASYNC;

@@ -334,12 +334,14 @@ def test_caveat_8_a_huge_page_is_split_by_the_first_write(
     assert given(tracker.round()) & set(range(start, start + HUGE_BYTES, PAGE_BYTES)) == {start}
 
 
-def test_caveat_9_a_mode_that_is_not_there_is_said_to_be_so(process: Popen[str]) -> None:
-    with pytest.raises(NativeError, match="soft-dirty"):
-        ProcessTracker(process.pid, Mode.SOFT_DIRTY)
+def test_caveat_9_the_best_mode_that_works_is_taken(process: Popen[str]) -> None:
     with ProcessTracker(process.pid) as tracker:
         assert tracker.mode is Mode.WP_ASYNC
         assert tracker.reason == ""
+        assert tracker.stopped_s > 0
+    with ProcessTracker(process.pid, Mode.HASH) as tracker:
+        assert tracker.mode is Mode.HASH
+        assert tracker.stopped_s == 0
 
 
 def test_caveat_10_the_tracked_share_is_told(process: Popen[str], tracker: ProcessTracker) -> None:

@@ -21,10 +21,9 @@
 struct pf_tracker;
 
 enum pf_tracker_modes {
-	PF_TRACKER_AUTO = 0,       /* the best that works */
-	PF_TRACKER_WP_ASYNC = 1,   /* userfaultfd's asynchronous write protection, PAGEMAP_SCAN */
-	PF_TRACKER_SOFT_DIRTY = 2, /* clear_refs; stops the process for the length of a scan */
-	PF_TRACKER_HASH = 3,       /* reads every page and compares its hash */
+	PF_TRACKER_AUTO = 0,     /* the best that works */
+	PF_TRACKER_WP_ASYNC = 1, /* userfaultfd's asynchronous write protection, PAGEMAP_SCAN */
+	PF_TRACKER_HASH = 2,     /* reads every page and compares its hash */
 };
 
 enum pf_tracker_limits {
