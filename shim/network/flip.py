@@ -18,7 +18,7 @@ from pyroute2 import IPRoute
 from shim._native_reroute import XdpMode
 from shim._native_target import Address
 from shim.errors import Refused
-from shim.network import announce, reroute, routes, rtnetlink
+from shim.network import announce, nat, reroute, routes, rtnetlink
 from shim.network import via as ways
 from shim.network.addresses import Prepared
 from shim.network.reroute import BPF_ROOT, Reroute
@@ -90,6 +90,7 @@ def point(address: Address, vias: Iterable[Via], epoch: int, *, root: Path = BPF
         if not programs.point(address, via, epoch):
             return False
     before = home_of(address)
+    nat.loosen([address])
     routes.point(address, via)
     if before is not None and before != via.device:
         routes.answer_for(address, before)
