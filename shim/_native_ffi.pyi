@@ -270,6 +270,9 @@ class Lib:
         exclude: bytes,
         exclude_bytes: int,
         entries_max: int,
+        old: bytes | FFI.CData,
+        old_bytes: int,
+        settled_before_ns: int,
         out: FFI.CData,
         err: FFI.CData,
     ) -> int: ...
@@ -296,6 +299,7 @@ class Lib:
         offset: int,
         buffer: FFI.CData,
         buffer_bytes: int,
+        seed: int,
         hashes: FFI.CData,
         err: FFI.CData,
     ) -> int: ...

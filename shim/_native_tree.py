@@ -29,8 +29,25 @@ class Scanned:
     vanished: int
 
 
-def scan(root_fd: int, *, overlay: bool, exclude: Iterable[bytes], entries_max: int) -> Scanned:
+def scan(
+    root_fd: int,
+    *,
+    overlay: bool,
+    exclude: Iterable[bytes],
+    entries_max: int,
+    old: bytes | None = None,
+    settled_before_ns: int = 0,
+) -> Scanned:
     """Walks a tree, metadata only.
+
+    Args:
+        root_fd: its root.
+        overlay: whether it is the upper directory of an overlay.
+        exclude: paths that are left out with what is below them.
+        entries_max: how many entries there may be.
+        old: records of an earlier scan; what is in a directory whose times are as they were is
+            taken over from there.
+        settled_before_ns: by the wall clock: what has changed later is not taken over.
 
     Raises:
         NativeError: E2BIG, there are too many entries; ENAMETOOLONG, it is too deep; or a call
@@ -40,7 +57,19 @@ def scan(root_fd: int, *, overlay: bool, exclude: Iterable[bytes], entries_max: 
     out: Any = ffi.new("struct pf_tree_scan *")
     left_out = b"".join(path + b"\0" for path in exclude)
     flags = lib.PF_TREE_OVERLAY if overlay else 0
-    call(lib.pf_tree_scan, root_fd, flags, left_out, len(left_out), entries_max, out)
+    before, size = (ffi.NULL, 0) if old is None else (old, len(old))
+    call(
+        lib.pf_tree_scan,
+        root_fd,
+        flags,
+        left_out,
+        len(left_out),
+        entries_max,
+        before,
+        size,
+        settled_before_ns,
+        out,
+    )
     try:
         records = bytes(ffi.buffer(out.records, out.bytes))
         return Scanned(records, int(out.entries), int(out.file_system), int(out.vanished))
@@ -88,11 +117,17 @@ def summary(records: bytes) -> tuple[int, int]:
 
 
 class BlockReader:
-    """Reads files window by window into a buffer of its own, and hashes their blocks."""
+    """Reads files window by window into a buffer of its own, and hashes their blocks.
 
-    def __init__(self) -> None:
+    Args:
+        seed: of the hashes, a secret of the transfer: who can write into a pod's files cannot make
+            two blocks that look alike.
+    """
+
+    def __init__(self, seed: int) -> None:
         ffi, lib = binding()
         self._read = lib.pf_tree_read_blocks
+        self._seed = seed
         self._buffer: Any = ffi.new("uint8_t[]", WINDOW_BYTES)
         self._hashes: Any = ffi.new("uint64_t[]", WINDOW_BYTES // lib.PF_TREE_BLOCK_BYTES)
         self.data = memoryview(ffi.buffer(self._buffer))
@@ -105,7 +140,13 @@ class BlockReader:
             NativeError: the file cannot be read.
         """
         return call(
-            self._read, fd, offset, self._buffer, min(size_bytes, WINDOW_BYTES), self._hashes
+            self._read,
+            fd,
+            offset,
+            self._buffer,
+            min(size_bytes, WINDOW_BYTES),
+            self._seed,
+            self._hashes,
         )
 
 

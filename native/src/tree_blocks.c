@@ -18,18 +18,18 @@ static bool is_zero(const uint8_t *bytes, size_t count)
 	return count == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0);
 }
 
-static uint64_t block_hash(const uint8_t *bytes, size_t count)
+static uint64_t block_hash(const uint8_t *bytes, size_t count, uint64_t seed)
 {
 	uint64_t hash;
 
 	if (is_zero(bytes, count))
 		return 0;
-	hash = XXH3_64bits(bytes, count);
+	hash = XXH3_64bits_withSeed(bytes, count, seed);
 	return hash ? hash : 1; /* 0 is taken */
 }
 
-int pf_tree_read_blocks(int fd, uint64_t offset, uint8_t *buffer, uint32_t bytes, uint64_t *hashes,
-			struct pf_error *err)
+int pf_tree_read_blocks(int fd, uint64_t offset, uint8_t *buffer, uint32_t bytes, uint64_t seed,
+			uint64_t *hashes, struct pf_error *err)
 {
 	uint32_t used = 0;
 
@@ -48,8 +48,8 @@ int pf_tree_read_blocks(int fd, uint64_t offset, uint8_t *buffer, uint32_t bytes
 	for (uint32_t at = 0; at < used; at += PF_TREE_BLOCK_BYTES) {
 		uint32_t left = used - at;
 
-		*hashes++ = block_hash(buffer + at,
-				       left < PF_TREE_BLOCK_BYTES ? left : PF_TREE_BLOCK_BYTES);
+		*hashes++ = block_hash(
+			buffer + at, left < PF_TREE_BLOCK_BYTES ? left : PF_TREE_BLOCK_BYTES, seed);
 	}
 	return (int)used;
 }

@@ -7,6 +7,7 @@
 
 #include "error.h"
 #include "podferry/tree.h"
+#include "tree_order.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -25,21 +26,6 @@ struct cursor {
 	size_t path_bytes;
 	bool is_there;
 };
-
-/* The order of the walk: a directory, what is below it, then longer names that begin like it. */
-static int path_order(const uint8_t *left, size_t left_bytes, const uint8_t *right,
-		      size_t right_bytes)
-{
-	size_t common = left_bytes < right_bytes ? left_bytes : right_bytes;
-
-	for (size_t i = 0; i < common; i++) {
-		int l = left[i] == '/' ? 0 : left[i], r = right[i] == '/' ? 0 : right[i];
-
-		if (l != r)
-			return l - r;
-	}
-	return left_bytes < right_bytes ? -1 : left_bytes > right_bytes;
-}
 
 static int next(struct cursor *cursor, struct pf_error *err)
 {
@@ -60,7 +46,8 @@ static int next(struct cursor *cursor, struct pf_error *err)
 	cursor->path = cursor->bytes + cursor->used + sizeof(cursor->record);
 	cursor->path_bytes = cursor->record.bytes - sizeof(cursor->record);
 	cursor->used += cursor->record.bytes;
-	if (before && path_order(before, before_bytes, cursor->path, cursor->path_bytes) >= 0)
+	if (before &&
+	    pf_tree_path_order(before, before_bytes, cursor->path, cursor->path_bytes) >= 0)
 		return pf_fail(err, -EINVAL, "records of a tree are out of order at %zu",
 			       cursor->at);
 	return 0;
@@ -110,8 +97,8 @@ static int merge(struct cursor *old, struct cursor *new, uint32_t flags, const u
 	while (old->is_there || new->is_there) {
 		int order = !old->is_there   ? 1
 			    : !new->is_there ? -1
-					     : path_order(old->path, old->path_bytes, new->path,
-							  new->path_bytes);
+					     : pf_tree_path_order(old->path, old->path_bytes,
+								  new->path, new->path_bytes);
 		bool differs = order != 0 ||
 			       memcmp(&old->record, &new->record, sizeof(old->record)) != 0 ||
 			       must_be_looked_at(&new->record, flags, inodes, inode_count);

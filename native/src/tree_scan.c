@@ -13,6 +13,7 @@
 #include "cleanup.h"
 #include "error.h"
 #include "podferry/tree.h"
+#include "tree_order.h"
 
 #define NAMES_BYTES (32 << 10)
 
@@ -36,6 +37,13 @@ struct walk {
 	size_t path_bytes;
 	unsigned int depth;
 	struct pf_error *err;
+	/* Of a rescan: the earlier records, how far they are used up, and the files with several
+	 * names that were looked at, whose other names may be in records that were taken over. */
+	const uint8_t *old;
+	size_t old_at, old_bytes;
+	int64_t settled_before_ns;
+	struct pf_tree_record *relinked;
+	size_t relinked_count, relinked_room;
 };
 
 /* The names of one directory: each with its NUL, and pointers to them in order. */
@@ -200,32 +208,172 @@ static bool is_file_whiteout(int dir, const char *name)
 	return fd >= 0 && fgetxattr(fd, "trusted.overlay.whiteout", NULL, 0) >= 0;
 }
 
+/* The earlier record at the cursor; false at the end. They are our own, or were checked. */
+static bool earlier(const struct walk *walk, struct pf_tree_record *record, const uint8_t **path,
+		    size_t *path_bytes)
+{
+	if (walk->old_bytes - walk->old_at < sizeof(*record))
+		return false;
+	memcpy(record, walk->old + walk->old_at, sizeof(*record));
+	if (record->bytes < sizeof(*record) || record->bytes > walk->old_bytes - walk->old_at)
+		return false;
+	*path = walk->old + walk->old_at + sizeof(*record);
+	*path_bytes = record->bytes - sizeof(*record);
+	return true;
+}
+
+/* Whether so much time had passed since a directory's last change that another one would show. */
+static bool is_settled(const struct walk *walk, const struct pf_tree_record *record)
+{
+	int64_t s = walk->settled_before_ns / 1000000000, ns = walk->settled_before_ns % 1000000000;
+
+	return record->ctime_s < s || (record->ctime_s == s && record->ctime_ns < ns);
+}
+
+/* Whether a directory's names are as they were; the cursor then stands behind its record. */
+static bool has_same_names(struct walk *walk, struct pf_tree_record *record)
+{
+	struct pf_tree_record before;
+	const uint8_t *path;
+	size_t path_bytes;
+
+	while (earlier(walk, &before, &path, &path_bytes)) {
+		int order = pf_tree_path_order(path, path_bytes, (const uint8_t *)walk->path,
+					       walk->path_bytes);
+
+		if (order > 0)
+			return false;
+		walk->old_at += before.bytes;
+		if (order < 0)
+			continue;
+		record->flags = before.flags;
+		return is_settled(walk, record) && S_ISDIR(before.mode) &&
+		       before.inode == record->inode && before.mtime_s == record->mtime_s &&
+		       before.mtime_ns == record->mtime_ns && before.ctime_s == record->ctime_s &&
+		       before.ctime_ns == record->ctime_ns;
+	}
+	return false;
+}
+
+static int walk_entry(struct walk *walk, int dir, const char *name, bool has_file_whiteouts);
 static int walk_directory(struct walk *walk, int dir, bool has_file_whiteouts);
+
+/* Takes over what is in a directory; only the directories in it are looked at. */
+static int take_over(struct walk *walk, int parent, const char *name)
+{
+	PF_AUTO_FD int dir = -1;
+	size_t own_bytes = walk->path_bytes;
+	struct pf_tree_record before;
+	const uint8_t *path;
+	size_t path_bytes;
+	int code = 0;
+
+	while (!code && earlier(walk, &before, &path, &path_bytes)) {
+		size_t at = own_bytes ? own_bytes + 1 : 0;
+
+		if (path_bytes <= at || memcmp(path, walk->path, own_bytes) != 0 ||
+		    (own_bytes && path[own_bytes] != '/'))
+			break;
+		if (memchr(path + at, '/', path_bytes - at)) {
+			walk->old_at += before.bytes; /* below a directory that is gone */
+			continue;
+		}
+		memcpy(walk->path, path, path_bytes);
+		walk->path_bytes = path_bytes;
+		if (S_ISDIR(before.mode)) {
+			char own[256];
+
+			if (path_bytes - at >= sizeof(own))
+				return pf_fail(walk->err, -EINVAL, "a name is too long");
+			memcpy(own, path + at, path_bytes - at);
+			own[path_bytes - at] = '\0';
+			if (dir < 0)
+				dir = openat(parent, name,
+					     O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+			if (dir < 0)
+				return pf_fail_errno(walk->err, "%s", name);
+			code = walk_entry(walk, dir, own, false);
+			/* Also where it is gone: its record is not met again. */
+			if (earlier(walk, &before, &path, &path_bytes) &&
+			    path_bytes == walk->path_bytes &&
+			    memcmp(path, walk->path, path_bytes) == 0)
+				walk->old_at += before.bytes;
+		} else {
+			walk->old_at += before.bytes;
+			code = emit(walk, &before);
+		}
+		walk->path_bytes = own_bytes;
+	}
+	return code;
+}
 
 static int walk_into(struct walk *walk, int parent, const char *name, struct pf_tree_record *record)
 {
-	bool has_file_whiteouts = false;
+	bool has_file_whiteouts = false, is_same = walk->old && has_same_names(walk, record);
 	int code;
 	PF_AUTO_FD int dir =
-		openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
+		is_same ? -1
+			: openat(parent, name,
+				 O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
 
-	if (dir < 0) {
+	if (dir < 0 && !is_same) {
 		if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP)
 			return pf_fail_errno(walk->err, "%.*s", (int)walk->path_bytes, walk->path);
 		walk->out->vanished++;
 		return 0;
 	}
-	if (walk->flags & PF_TREE_OVERLAY)
-		record->flags |= directory_marks(dir, &has_file_whiteouts);
+	if (!is_same) {
+		record->flags = 0;
+		if (walk->flags & PF_TREE_OVERLAY)
+			record->flags = directory_marks(dir, &has_file_whiteouts);
+	}
 	code = emit(walk, record);
 	if (code)
 		return code;
 	if (++walk->depth > PF_TREE_DEPTH_MAX)
 		return pf_fail(walk->err, -ENAMETOOLONG, "directories are nested more than %d deep",
 			       PF_TREE_DEPTH_MAX);
-	code = walk_directory(walk, dir, has_file_whiteouts);
+	code = is_same ? take_over(walk, parent, name)
+		       : walk_directory(walk, dir, has_file_whiteouts);
 	walk->depth--;
 	return code;
+}
+
+/* A file with several names that was looked at in a rescan. */
+static int note_relinked(struct walk *walk, const struct pf_tree_record *record)
+{
+	if (!walk->old || record->links < 2)
+		return 0;
+	if (walk->relinked_count == walk->relinked_room) {
+		size_t room = walk->relinked_room ? walk->relinked_room * 2 : 16;
+		struct pf_tree_record *grown =
+			realloc(walk->relinked, room * sizeof(*walk->relinked));
+
+		if (!grown)
+			return pf_fail(walk->err, -ENOMEM, "no memory for further names");
+		walk->relinked = grown;
+		walk->relinked_room = room;
+	}
+	walk->relinked[walk->relinked_count++] = *record;
+	return 0;
+}
+
+/* Gives the other names of such files what the rescan saw of them. */
+static void relink(struct walk *walk)
+{
+	struct pf_tree_record record;
+
+	for (size_t at = 0; walk->relinked_count && at < walk->out->bytes; at += record.bytes) {
+		memcpy(&record, walk->out->records + at, sizeof(record));
+		for (size_t i = 0; i < walk->relinked_count; i++)
+			if (record.inode && walk->relinked[i].inode == record.inode) {
+				uint32_t bytes = record.bytes;
+
+				record = walk->relinked[i];
+				record.bytes = bytes;
+				memcpy(walk->out->records + at, &record, sizeof(record));
+			}
+	}
 }
 
 static int walk_entry(struct walk *walk, int dir, const char *name, bool has_file_whiteouts)
@@ -254,7 +402,7 @@ static int walk_entry(struct walk *walk, int dir, const char *name, bool has_fil
 			record =
 				(struct pf_tree_record){.flags = PF_TREE_WHITEOUT, .mode = S_IFCHR};
 	}
-	return emit(walk, &record);
+	return note_relinked(walk, &record) ? -ENOMEM : emit(walk, &record);
 }
 
 static int walk_directory(struct walk *walk, int dir, bool has_file_whiteouts)
@@ -282,7 +430,8 @@ static int walk_directory(struct walk *walk, int dir, bool has_file_whiteouts)
 }
 
 int pf_tree_scan(int root_fd, uint32_t flags, const char *exclude, size_t exclude_bytes,
-		 uint64_t entries_max, struct pf_tree_scan *out, struct pf_error *err)
+		 uint64_t entries_max, const uint8_t *old, size_t old_bytes,
+		 int64_t settled_before_ns, struct pf_tree_scan *out, struct pf_error *err)
 {
 	PF_AUTO_FREE struct walk *walk = calloc(1, sizeof(*walk));
 	/* Of our own, so that the caller's position in the directory does not matter. */
@@ -304,11 +453,14 @@ int pf_tree_scan(int root_fd, uint32_t flags, const char *exclude, size_t exclud
 	walk->exclude = exclude;
 	walk->exclude_bytes = exclude_bytes;
 	walk->err = err;
+	walk->old = old;
+	walk->old_bytes = old_bytes;
+	walk->settled_before_ns = settled_before_ns;
 	out->file_system = (uint64_t)root.stx_dev_major << 32 | root.stx_dev_minor;
 	fill(&record, &root);
-	code = emit(walk, &record);
-	if (!code)
-		code = walk_directory(walk, dir, false);
+	code = walk_into(walk, dir, ".", &record);
+	relink(walk);
+	free(walk->relinked);
 	if (code)
 		pf_tree_scan_free(out);
 	return code;

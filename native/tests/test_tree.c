@@ -44,7 +44,7 @@ static struct pf_tree_scan scan(const char *exclude, size_t exclude_bytes)
 	struct pf_error err = {0};
 	int dir = open(place, O_RDONLY | O_DIRECTORY);
 
-	CHECK_EQUAL(pf_tree_scan(dir, 0, exclude, exclude_bytes, 100, &out, &err), 0);
+	CHECK_EQUAL(pf_tree_scan(dir, 0, exclude, exclude_bytes, 100, NULL, 0, 0, &out, &err), 0);
 	close(dir);
 	return out;
 }
@@ -81,7 +81,7 @@ static void too_many_entries_are_refused(void)
 	struct pf_error err = {0};
 	int dir = open(place, O_RDONLY | O_DIRECTORY);
 
-	CHECK_EQUAL(pf_tree_scan(dir, 0, NULL, 0, 3, &out, &err), -E2BIG);
+	CHECK_EQUAL(pf_tree_scan(dir, 0, NULL, 0, 3, NULL, 0, 0, &out, &err), -E2BIG);
 	CHECK(out.records == NULL);
 	close(dir);
 }
@@ -129,15 +129,15 @@ static void blocks_of_zeros_hash_to_zero(void)
 	CHECK(buffer && file);
 	CHECK_EQUAL(ftruncate(fileno(file), PF_TREE_BLOCK_BYTES * 2 + 5), 0);
 	CHECK_EQUAL(pwrite(fileno(file), "x", 1, PF_TREE_BLOCK_BYTES), 1);
-	CHECK_EQUAL(
-		pf_tree_read_blocks(fileno(file), 0, buffer, PF_TREE_BLOCK_BYTES * 3, hashes, NULL),
-		PF_TREE_BLOCK_BYTES * 2 + 5);
+	CHECK_EQUAL(pf_tree_read_blocks(fileno(file), 0, buffer, PF_TREE_BLOCK_BYTES * 3, 7, hashes,
+					NULL),
+		    PF_TREE_BLOCK_BYTES * 2 + 5);
 	CHECK_EQUAL(hashes[0], 0);
 	CHECK(hashes[1] != 0);
 	CHECK_EQUAL(hashes[2], 0);
 	CHECK_EQUAL(pf_tree_punch(fileno(file), PF_TREE_BLOCK_BYTES, 1, NULL), 0);
-	pf_tree_read_blocks(fileno(file), PF_TREE_BLOCK_BYTES, buffer, PF_TREE_BLOCK_BYTES, hashes,
-			    NULL);
+	pf_tree_read_blocks(fileno(file), PF_TREE_BLOCK_BYTES, buffer, PF_TREE_BLOCK_BYTES, 7,
+			    hashes, NULL);
 	CHECK_EQUAL(hashes[0], 0);
 	fclose(file);
 	free(buffer);

@@ -126,6 +126,8 @@ class Snapshot:
         unsettled: inodes of files that may change without their ctime telling; they are read again.
         volatile: whether ctime tells too little of any file (tmpfs: writes to mapped memory).
         foreign: whether it describes T's tree, so that inodes and ctime say nothing about S's.
+        seed: of the hashes; a secret that goes to no pod.
+        taken_ns: when the scan began, by the wall clock.
     """
 
     records: bytes
@@ -135,6 +137,8 @@ class Snapshot:
     unsettled: frozenset[int] = frozenset()
     volatile: bool = False
     foreign: bool = False
+    seed: int = 0
+    taken_ns: int = 0
 
     def __iter__(self) -> Iterator[Entry]:
         """Its entries in order."""
@@ -330,7 +334,7 @@ class _Planning:
             else:
                 made.append(after)
         return Plan(
-            new=replace(self.new, blocks=self.old.blocks),
+            new=replace(self.new, blocks=self.old.blocks, seed=self.old.seed or self.new.seed),
             stashes=tuple(self.stashes),
             removals=tuple(removals),
             made=tuple(made),

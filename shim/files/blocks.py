@@ -38,13 +38,12 @@ def count(size_bytes: int) -> int:
     return -(-size_bytes // BLOCK_BYTES)
 
 
-def hashes_of(fd: int, size_bytes: int) -> bytes:
+def hashes_of(reader: BlockReader, fd: int, size_bytes: int) -> bytes:
     """The hashes of all blocks of a file, zeros for holes and blocks of zeros.
 
     Raises:
         OSError: it cannot be read.
     """
-    reader = BlockReader()
     found = bytearray(count(size_bytes) * HASH_BYTES)
     for offset, length in windows(fd, size_bytes):
         got = read(reader, fd, offset, length)

@@ -28,11 +28,8 @@ from shim.core.trees import BLOCK_BYTES, HASH_BYTES, Content, Directory, Entry, 
 from shim.errors import InvalidMessage
 from shim.files import attributes, blocks
 from shim.files.confined import Confined
-from shim.files.tree import Summary, Tree, require_whole
+from shim.files.tree import RACY_NS, Summary, Tree, require_whole
 
-# A file may change again within one tick of the clock that ctime is taken from (up to 10 ms, and
-# the tick's own lateness), which a later scan cannot see: it is read again then.
-RACY_NS = 30_000_000
 # What a file that goes away while it is read gives.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE, errno.EXDEV)
 
@@ -68,7 +65,7 @@ class Reading:
         self.plan = plan
         self.figures = Figures()
         self._tree = tree
-        self._reader = BlockReader()
+        self._reader = BlockReader(plan.new.seed)
         self._writer = FrameWriter()
         self._blocks: dict[bytes, bytes] = {}
         self._lost: set[bytes] = set()

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import stat
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,9 @@ from shim.files.blocks import ZERO, hashes_of, windows
 from shim.files.confined import Confined
 
 ENTRIES_MAX = 4_000_000
+# Something may change again within one tick of the clock that ctime is taken from (up to 10 ms, and
+# the tick's own lateness), which a later scan cannot see.
+RACY_NS = 30_000_000
 _TMPFS = "tmpfs"
 
 
@@ -49,6 +54,24 @@ class Tree:
             Refused: there are too many entries, or they are nested too deep.
             MissingFeature: the overlay keeps content outside of its upper directory.
         """
+        return self._scan(None, 0)
+
+    def rescan(self, frozen: Snapshot) -> Snapshot:
+        """What has changed since a scan that was made while the tasks were frozen already.
+
+        CRIU's dump gives files that were deleted but have other names one more. Only directories
+        are looked at, and what is in those that have changed: a tenth of a scan.
+
+        Args:
+            frozen: that scan. Had a task run since, changes of files would be missed.
+
+        Raises:
+            NotFound, Refused, MissingFeature: as `scan`.
+        """
+        return self._scan(frozen.records, frozen.taken_ns - RACY_NS)
+
+    def _scan(self, old: bytes | None, settled_before_ns: int) -> Snapshot:
+        taken_ns = time.time_ns()
         with Confined(self.root) as place:
             try:
                 seen = _native_tree.scan(
@@ -56,13 +79,20 @@ class Tree:
                     overlay=self.is_overlay,
                     exclude=self.exclude,
                     entries_max=self.entries_max,
+                    old=old,
+                    settled_before_ns=settled_before_ns,
                 )
             except NativeError as error:
                 raise Refused(
                     f"the tree cannot be scanned: {error.what}", where=str(self.root)
                 ) from error
         return Snapshot(
-            seen.records, seen.entries, file_system=seen.file_system, volatile=self.is_volatile
+            seen.records,
+            seen.entries,
+            file_system=seen.file_system,
+            volatile=self.is_volatile,
+            seed=secrets.randbits(64),
+            taken_ns=taken_ns,
         )
 
     def inventory(self) -> Snapshot:
@@ -74,12 +104,13 @@ class Tree:
         """
         scanned = self.scan()
         blocks: dict[bytes, bytes] = {}
+        reader = BlockReader(scanned.seed)
         with Confined(self.root) as place:
             for entry in scanned:
                 if entry.is_file:
                     try:
                         with place.opened(entry.path, os.O_RDONLY) as fd:
-                            blocks[entry.path] = hashes_of(fd, entry.size)
+                            blocks[entry.path] = hashes_of(reader, fd, entry.size)
                     except (OSError, InvalidMessage):
                         continue  # it is sent whole
         return replace(scanned, blocks=blocks, foreign=True)
@@ -192,7 +223,7 @@ def _xattrs(place: Confined, entry: Entry) -> tuple[tuple[bytes, bytes], ...]:
 
 def _update_with_content(result: hashlib._Hash, place: Confined, entry: Entry) -> None:
     if entry.is_file:
-        reader = BlockReader()
+        reader = BlockReader(0)
         with place.opened(entry.path, os.O_RDONLY) as fd:
             for offset, length in windows(fd, entry.size):
                 got = reader.read(fd, offset, length)

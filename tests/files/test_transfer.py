@@ -19,8 +19,7 @@ from shim.core import trees
 from shim.core.trees import Content
 from shim.files.applier import Applier
 from shim.files.places import mapped_files
-from shim.files.reading import RACY_NS
-from shim.files.tree import Tree, difference, digest
+from shim.files.tree import RACY_NS, Tree, difference, digest
 from tests.files.changes import BLOCK, Program
 from tests.files.looking import differences, look
 from tests.files.transfer import QUOTA_BYTES, QUOTA_ENTRIES, OneByOne, Transfer
@@ -311,3 +310,30 @@ def test_a_tree_that_changes_all_the_time_settles_once_it_rests(ends: tuple[Path
     assert not failures
     transfer.round()
     require_equal(source, target)
+
+
+@given(seed=st.integers(0, 2**32), names=st.lists(st.integers(0, 2**16), max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_a_rescan_sees_what_a_scan_sees_of_new_and_removed_names(
+    seed: int, names: list[int]
+) -> None:
+    base = FAST / f"podferry-files-{os.getpid()}"
+    shutil.rmtree(base, ignore_errors=True)
+    base.mkdir(parents=True)
+    try:
+        Program(base, seed).run(60)
+        if seed % 2:
+            settle()
+        frozen = Tree(base).scan()
+        linked = [one for one in frozen if one.path and not one.is_directory]
+        for at, number in enumerate(names):
+            if linked:
+                path = os.path.join(os.fsencode(base), linked[number % len(linked)].path)
+                name = os.path.join(os.path.dirname(path), b"link_remap.%d" % at)
+                os.link(path, name, follow_symlinks=False)
+                if number % 3 == 0:
+                    os.unlink(path)
+                    linked.pop(number % len(linked))
+        assert list(Tree(base).rescan(frozen)) == list(Tree(base).scan())
+    finally:
+        shutil.rmtree(base)

@@ -73,10 +73,16 @@ struct pf_tree_pairs {
  * directory that is a mount point is left out. EXCLUDE is a list of paths, each ended by a NUL;
  * they and what is below them are left out.
  *
+ * OLD (may be NULL) is an earlier scan of the same tree, since when nothing but directories'
+ * entries can have changed: the tasks were frozen, and CRIU made further names. What is in a
+ * directory whose times are as they were, and whose ctime is before SETTLED_BEFORE_NS (wall
+ * clock: a tick of it before that scan), is then taken over.
+ *
  * -E2BIG: more than ENTRIES_MAX entries; -ENAMETOOLONG: deeper than PF_TREE_DEPTH_MAX, or a longer
  * path than PF_TREE_PATH_BYTES_MAX. OUT is empty after a failure. */
 int pf_tree_scan(int root_fd, uint32_t flags, const char *exclude, size_t exclude_bytes,
-		 uint64_t entries_max, struct pf_tree_scan *out, struct pf_error *err);
+		 uint64_t entries_max, const uint8_t *old, size_t old_bytes,
+		 int64_t settled_before_ns, struct pf_tree_scan *out, struct pf_error *err);
 void pf_tree_scan_free(struct pf_tree_scan *scan);
 
 /* The records that differ, with those of NEW whose inode is in INODES (ascending), in order.
@@ -90,10 +96,10 @@ void pf_tree_pairs_free(struct pf_tree_pairs *pairs);
  * and opacity (overlayfs marks directories that would not need it). */
 int pf_tree_summary(const uint8_t *records, size_t bytes, uint64_t out[2], struct pf_error *err);
 
-/* Reads up to BYTES at OFFSET and hashes them by blocks of PF_TREE_BLOCK_BYTES (XXH3, 64 bits; 0
- * for a block of zeros alone). Returns the bytes read; fewer than asked only at the file's end. */
-int pf_tree_read_blocks(int fd, uint64_t offset, uint8_t *buffer, uint32_t bytes, uint64_t *hashes,
-			struct pf_error *err);
+/* Reads up to BYTES at OFFSET and hashes them by blocks of PF_TREE_BLOCK_BYTES (XXH3 with
+ * SEED, 64 bits; 0 for a block of zeros alone). Returns the bytes read; fewer than asked only at the file's end. */
+int pf_tree_read_blocks(int fd, uint64_t offset, uint8_t *buffer, uint32_t bytes, uint64_t seed,
+			uint64_t *hashes, struct pf_error *err);
 
 /* Makes a hole in a file, or writes zeros where its file system has none. */
 int pf_tree_punch(int fd, uint64_t offset, uint64_t bytes, struct pf_error *err);
