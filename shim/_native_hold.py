@@ -280,6 +280,12 @@ class InstalledHold:
         call(binding()[1].pf_hold_read_target, self._open(), _family(version), raw)
         return Target.of(raw)
 
+    def settle(self) -> Phase:
+        """Ends a release or forwarding that a packet would end which came now, on this CPU."""
+        out = binding()[0].new("uint32_t *")
+        call(binding()[1].pf_hold_settle, self._open(), out)
+        return Phase(int(out[0]))
+
     def rearm(self) -> None:
         """Zeroes the counters and drops old events."""
         call(binding()[1].pf_hold_rearm, self._open())

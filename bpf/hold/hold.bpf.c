@@ -15,8 +15,9 @@
 
 #define PF_PACKET_HOST 0 /* from <linux/if_packet.h> */
 
-/* Written by: the library and whoever releases or forwards; hold_to_pod makes PASS of RELEASING and
- * FORWARD of FORWARDING. Read by: all programs. One u32, so that a release is one map update. */
+/* Written by: the library and whoever releases or forwards; hold_to_pod and hold_settle make PASS of
+ * RELEASING and FORWARD of FORWARDING, under the lock of the counts. Read by: all programs. One u32,
+ * so that a release is one map update. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -32,8 +33,9 @@ struct {
 	__type(value, struct pf_hold_config);
 } pf_hold_config SEC(".maps");
 
-/* Written by: the programs, atomically; the library zeroes it at arming. Not per CPU: what went in
- * on one CPU comes out on another, and the difference decides. */
+/* Written by: the programs, what goes in and out under the lock and the rest atomically; the library
+ * zeroes it at arming. Not per CPU: what went in on one CPU comes out on another, and the difference
+ * decides. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -98,11 +100,6 @@ static __always_inline void add(__u64 *counter, __u64 amount)
 	__sync_fetch_and_add(counter, amount);
 }
 
-static __always_inline __u64 read_once(const __u64 *value)
-{
-	return *(const volatile __u64 *)value;
-}
-
 /* The same number before and after the kernel has cut a packet into its segments. */
 static __always_inline __u64 segments(const struct __sk_buff *skb)
 {
@@ -164,12 +161,48 @@ static __always_inline void raise_event(const struct pf_hold_packet *packet)
 	bpf_ringbuf_submit(event, 0);
 }
 
-/* Whether another packet fits; a packet that does not is counted. */
-static __always_inline int fits(const struct hold *hold, __u64 packets, __u64 bytes, int waking)
+/* Here and below "locked" means: under the lock of the counts, where no helper may be called.
+ *
+ * Whether a packet that comes now on this CPU may go around the plug without overtaking another: as
+ * much has come out as went in, and the last of it on this CPU. What comes out goes on to the pod
+ * within the same softirq, in which this program does not run; and the plug's far end, which is
+ * polled, moves to another CPU only when it is done on the former. Elsewhere than on this CPU the
+ * last packets may have been counted and still be on their way, for as long as that CPU stands still.
+ * A closed plug is never taken for empty: nothing has come out of it. */
+static __always_inline int is_drained_locked(const struct pf_hold_counts *counts, __u32 cpu,
+					     __u64 now_ns)
+{
+	if (counts->in_packets == counts->out_packets)
+		return !counts->in_packets || counts->out_cpu == cpu;
+	return counts->last_out_ns && (__s64)(now_ns - counts->last_in_ns) > PF_HOLD_QUIET_NS &&
+	       (__s64)(now_ns - counts->last_out_ns) > PF_HOLD_QUIET_NS;
+}
+
+/* The phase, after the end of a release that may end. Nothing can enter the plug meanwhile; who
+ * writes the phase from outside knows of no lock. */
+static __always_inline __u32 settle_locked(const struct hold *hold, __u32 cpu, __u64 now_ns)
+{
+	__u32 phase = phase_of(hold), next, before;
+
+	if (phase == PF_HOLD_RELEASING)
+		next = PF_HOLD_PASS;
+	else if (phase == PF_HOLD_FORWARDING)
+		next = PF_HOLD_FORWARD;
+	else
+		return phase;
+	if (!is_drained_locked(hold->counts, cpu, now_ns))
+		return phase;
+	before = __sync_val_compare_and_swap(hold->phase, phase, next);
+	return before == phase ? next : before;
+}
+
+/* Counts a packet in if it fits; one that does not is counted too. */
+static __always_inline int enter_locked(const struct hold *hold, __u64 packets, __u64 bytes,
+					int waking, __u64 now_ns)
 {
 	struct pf_hold_counts *counts = hold->counts;
-	__s64 held_packets = read_once(&counts->in_packets) - read_once(&counts->out_packets);
-	__s64 held_bytes = read_once(&counts->in_bytes) - read_once(&counts->out_bytes);
+	__s64 held_packets = counts->in_packets - counts->out_packets;
+	__s64 held_bytes = counts->in_bytes - counts->out_bytes;
 	__s64 max_packets = hold->config->max_packets;
 	__s64 max_bytes = hold->config->max_bytes;
 
@@ -177,42 +210,21 @@ static __always_inline int fits(const struct hold *hold, __u64 packets, __u64 by
 		max_packets >>= PF_HOLD_QUIET_SHIFT;
 		max_bytes >>= PF_HOLD_QUIET_SHIFT;
 	}
-	if (held_packets + (__s64)packets <= max_packets && held_bytes + (__s64)bytes <= max_bytes)
-		return 1;
-	if (waking) {
-		add(&counts->over_packets, packets);
-		add(&counts->over_bytes, bytes);
-	} else {
-		add(&counts->quiet_over_packets, packets);
+	if (held_packets + (__s64)packets > max_packets || held_bytes + (__s64)bytes > max_bytes) {
+		if (waking) {
+			counts->over_packets += packets;
+			counts->over_bytes += bytes;
+		} else {
+			counts->quiet_over_packets += packets;
+		}
+		return 0;
 	}
-	return 0;
-}
-
-static __always_inline int into_plug(struct __sk_buff *skb, const struct hold *hold, int waking)
-{
-	struct pf_hold_counts *counts = hold->counts;
-	__u64 packets = segments(skb), now_ns = bpf_ktime_get_ns();
-
-	if (!fits(hold, packets, skb->len, waking))
-		return PF_TC_SHOT;
-	add(&counts->in_packets, packets);
-	add(&counts->in_bytes, skb->len);
+	counts->in_packets += packets;
+	counts->in_bytes += bytes;
 	if (!counts->first_in_ns)
 		counts->first_in_ns = now_ns;
 	counts->last_in_ns = now_ns;
-	skb->mark = PF_HOLD_MARK;
-	return bpf_redirect(hold->config->plug_ifindex, 0);
-}
-
-/* Only while the plug is open. A closed plug is never taken for empty: nothing has come out of it. */
-static __always_inline int is_drained(const struct pf_hold_counts *counts)
-{
-	__u64 now_ns = bpf_ktime_get_ns();
-	__u64 in_ns = read_once(&counts->last_in_ns), out_ns = read_once(&counts->last_out_ns);
-
-	if (read_once(&counts->in_packets) == read_once(&counts->out_packets))
-		return now_ns - out_ns > PF_HOLD_SETTLE_NS;
-	return out_ns && now_ns - in_ns > PF_HOLD_QUIET_NS && now_ns - out_ns > PF_HOLD_QUIET_NS;
+	return 1;
 }
 
 /* To where the pod is now. Only what is the pod's: the rest was for the old namespace. */
@@ -240,13 +252,19 @@ static __always_inline int forward(struct __sk_buff *skb, const struct hold *hol
 	return verdict;
 }
 
+static __always_inline int is_open(__u32 phase)
+{
+	return phase == PF_HOLD_RELEASING || phase == PF_HOLD_FORWARDING;
+}
+
 SEC("tc")
 int hold_to_pod(struct __sk_buff *skb)
 {
 	struct pf_hold_packet packet;
 	struct hold hold;
-	__u32 phase;
-	int waking;
+	__u64 packets, bytes, now_ns;
+	__u32 phase, cpu;
+	int waking, fits = 0;
 
 	if (!find(&hold))
 		return PF_TC_NEXT;
@@ -254,8 +272,7 @@ int hold_to_pod(struct __sk_buff *skb)
 		skb->mark = 0;
 		return PF_TC_NEXT;
 	}
-	phase = phase_of(&hold);
-	if (phase == PF_HOLD_PASS)
+	if (phase_of(&hold) == PF_HOLD_PASS)
 		return PF_TC_NEXT;
 	if (is_for_others(skb, hold.config))
 		return PF_TC_NEXT;
@@ -266,22 +283,45 @@ int hold_to_pod(struct __sk_buff *skb)
 	if ((hold.config->flags & PF_HOLD_SHARED_DEVICE) &&
 	    !is_of_pod(&packet.addresses.destination))
 		return PF_TC_NEXT;
-	if (phase == PF_HOLD_RELEASING || phase == PF_HOLD_FORWARDING) {
-		if (!is_drained(hold.counts))
-			return into_plug(skb, &hold, 1);
-		if (phase == PF_HOLD_RELEASING) {
-			__sync_val_compare_and_swap(hold.phase, PF_HOLD_RELEASING, PF_HOLD_PASS);
-			return PF_TC_NEXT;
-		}
-		__sync_val_compare_and_swap(hold.phase, PF_HOLD_FORWARDING, PF_HOLD_FORWARD);
-		return forward(skb, &hold, &packet.addresses.destination);
-	}
+	waking = wakes(&packet, hold.config);
+	packets = segments(skb);
+	bytes = skb->len;
+	cpu = bpf_get_smp_processor_id();
+	now_ns = bpf_ktime_get_ns();
+
+	bpf_spin_lock(&hold.counts->lock);
+	phase = settle_locked(&hold, cpu, now_ns);
+	if (phase != PF_HOLD_PASS && phase != PF_HOLD_FORWARD)
+		fits = enter_locked(&hold, packets, bytes, waking || is_open(phase), now_ns);
+	bpf_spin_unlock(&hold.counts->lock);
+
+	if (phase == PF_HOLD_PASS)
+		return PF_TC_NEXT;
 	if (phase == PF_HOLD_FORWARD)
 		return forward(skb, &hold, &packet.addresses.destination);
-	waking = wakes(&packet, hold.config);
-	if (waking)
+	if (waking && !is_open(phase))
 		raise_event(&packet);
-	return into_plug(skb, &hold, waking);
+	if (!fits)
+		return PF_TC_SHOT;
+	skb->mark = PF_HOLD_MARK;
+	return bpf_redirect(hold.config->plug_ifindex, 0);
+}
+
+/* Attached nowhere: the library runs it, for a pod to whom nobody speaks. Returns the phase. */
+SEC("tc")
+int hold_settle(struct __sk_buff *skb)
+{
+	struct hold hold;
+	__u32 phase, cpu = bpf_get_smp_processor_id();
+	__u64 now_ns = bpf_ktime_get_ns();
+
+	(void)skb;
+	if (!find(&hold))
+		return PF_HOLD_PASS;
+	bpf_spin_lock(&hold.counts->lock);
+	phase = settle_locked(&hold, cpu, now_ns);
+	bpf_spin_unlock(&hold.counts->lock);
+	return phase;
 }
 
 static __always_inline int shield(const struct hold *hold, const struct __sk_buff *skb,
@@ -324,28 +364,33 @@ int hold_far_end(struct __sk_buff *skb)
 	struct pf_hold_packet packet;
 	struct pf_hold_counts *counts;
 	struct hold hold;
-	__u64 now_ns;
-	__u32 phase;
+	__u64 packets = segments(skb), bytes = skb->len, now_ns = bpf_ktime_get_ns();
+	__u32 phase, cpu = bpf_get_smp_processor_id();
+	int is_stray = skb->mark != PF_HOLD_MARK;
 
 	if (!find(&hold))
 		return PF_TC_SHOT;
 	counts = hold.counts;
-	if (skb->mark != PF_HOLD_MARK) {
-		add(&counts->strays, 1);
-		return PF_TC_SHOT;
-	}
-	/* A kernel whose qdisc is no perfect plug: the packet is delayed, not lost. */
 	phase = phase_of(&hold);
-	if (phase == PF_HOLD_HELD || phase == PF_HOLD_SPEAKING) {
+	/* A kernel whose qdisc is no perfect plug: the packet is delayed, not lost. */
+	if (!is_stray && (phase == PF_HOLD_HELD || phase == PF_HOLD_SPEAKING)) {
 		add(&counts->looped, 1);
 		return bpf_redirect(hold.config->plug_ifindex, 0);
 	}
-	now_ns = bpf_ktime_get_ns();
-	if (!counts->first_out_ns)
-		counts->first_out_ns = now_ns;
-	counts->last_out_ns = now_ns; /* before the counts: is_drained compares those first */
-	add(&counts->out_bytes, skb->len);
-	add(&counts->out_packets, segments(skb));
+	bpf_spin_lock(&counts->lock);
+	counts->out_cpu = cpu;
+	if (is_stray) {
+		counts->strays++;
+	} else {
+		if (!counts->first_out_ns)
+			counts->first_out_ns = now_ns;
+		counts->last_out_ns = now_ns;
+		counts->out_bytes += bytes;
+		counts->out_packets += packets;
+	}
+	bpf_spin_unlock(&counts->lock);
+	if (is_stray)
+		return PF_TC_SHOT;
 	if (phase == PF_HOLD_FORWARDING || phase == PF_HOLD_FORWARD) {
 		pf_hold_classify(skb, &packet);
 		return forward(skb, &hold, &packet.addresses.destination);

@@ -2,6 +2,7 @@
 /* What the hold's programs and the library both know; docs/hold.md has the whole picture. */
 #pragma once
 
+#include <linux/bpf.h>
 #include <linux/types.h>
 
 #include "pf_target.h"
@@ -24,13 +25,10 @@
  * cannot keep out the packet that does. */
 #define PF_HOLD_QUIET_SHIFT 2
 
-/* The plug is taken for empty when as much came out as went in and nothing has come out for this
- * long: the last packet's way into the pod is over by then, whatever the CPU. */
-#define PF_HOLD_SETTLE_NS 100000ULL
-
-/* The same where the counts differ (the kernel dropped or split a packet between): nothing moved
- * for this long although something came out since the release. */
-#define PF_HOLD_QUIET_NS 50000000ULL
+/* The plug is taken for empty although the counts differ (the kernel has dropped a packet in it)
+ * when nothing has moved for this long since something came out. A CPU that keeps a packet waiting
+ * for as long is one that the kernel itself reports as locked up. */
+#define PF_HOLD_QUIET_NS 20000000000LL
 
 enum pf_hold_phase {
 	PF_HOLD_PASS = 0,       /* packets go their usual way */
@@ -79,6 +77,8 @@ struct pf_hold_counts {
 	__u64 forwarded_packets; /* sent to the target */
 	__u64 bounced_packets; /* too long for the tunnel: given to this node's kernel to refuse */
 	__u64 unsent_packets;  /* dropped: no target for them, or the kernel would not */
+	struct bpf_spin_lock lock; /* over what goes in and out, and over the end of a release */
+	__u32 out_cpu;             /* where something last came out of the plug */
 };
 
 enum pf_hold_cause {

@@ -13,32 +13,6 @@
 #include "hold_pins.h"
 #include "hold_shared.h"
 
-_Static_assert(sizeof(struct pf_hold_settings) == sizeof(struct pf_hold_config),
-	       "the public settings mirror the map's value");
-_Static_assert(sizeof(struct pf_hold_counters) == sizeof(struct pf_hold_counts),
-	       "the public counters mirror the map's value");
-_Static_assert(sizeof(struct pf_hold_waking) == sizeof(struct pf_hold_event),
-	       "the public event mirrors the program's");
-_Static_assert(sizeof(struct pf_target_value) == sizeof(struct pf_target),
-	       "the public target mirrors the map's value");
-_Static_assert((int)PF_TARGET_KIND_LINK == PF_TARGET_LINK &&
-		       (int)PF_TARGET_KIND_TUNNEL == PF_TARGET_TUNNEL &&
-		       (int)PF_HOLD_TARGETS_MAX == PF_HOLD_TARGETS,
-	       "the public targets are the programs'");
-_Static_assert(PF_HOLD_ADDRESSES_MAX == PF_HOLD_MAX_ADDRESSES, "one bound");
-_Static_assert(PF_HOLD_FLAG_CLSACT_IS_OURS == PF_HOLD_CLSACT_IS_OURS &&
-		       PF_HOLD_FLAG_CLSACT == PF_HOLD_CLSACT &&
-		       PF_HOLD_FLAG_DELIVER_PEER == PF_HOLD_DELIVER_PEER &&
-		       PF_HOLD_FLAG_SHARED_DEVICE == PF_HOLD_SHARED_DEVICE &&
-		       PF_HOLD_FLAG_WAKE_ON_ICMP == PF_HOLD_WAKE_ON_ICMP,
-	       "the public flags are the programs'");
-_Static_assert((int)PF_HOLD_PHASE_PASS == PF_HOLD_PASS && (int)PF_HOLD_PHASE_HELD == PF_HOLD_HELD &&
-		       (int)PF_HOLD_PHASE_RELEASING == PF_HOLD_RELEASING &&
-		       (int)PF_HOLD_PHASE_FORWARDING == PF_HOLD_FORWARDING &&
-		       (int)PF_HOLD_PHASE_FORWARD == PF_HOLD_FORWARD &&
-		       (int)PF_HOLD_PHASE_SPEAKING == PF_HOLD_SPEAKING,
-	       "the public phases are the programs'");
-
 enum part { PHASE, CONFIG, COUNTS, RAISED, ADDRESSES, EVENTS, TARGETS, PARTS };
 
 static const char *const pin_names[PARTS] = {
@@ -50,6 +24,7 @@ static const char *const pin_names[PARTS] = {
 struct pf_hold {
 	int map_fds[PARTS];
 	int program_fds[PF_HOLD_ATTACHMENTS];
+	int settle_fd; /* a program that is attached nowhere; -1: of a version without the lock */
 };
 
 static int open_pins(struct pf_hold *hold, const char *pin_dir, struct pf_error *err)
@@ -68,7 +43,8 @@ static int open_pins(struct pf_hold *hold, const char *pin_dir, struct pf_error 
 		if (hold->program_fds[i] < 0)
 			return hold->program_fds[i];
 	}
-	return 0;
+	hold->settle_fd = pf_hold_get_pin(pin_dir, PF_PIN_SETTLE, err);
+	return hold->settle_fd < 0 && hold->settle_fd != -ENOENT ? hold->settle_fd : 0;
 }
 
 int pf_hold_open(struct pf_hold **out, const char *pin_dir, struct pf_error *err)
@@ -96,6 +72,7 @@ void pf_hold_close(struct pf_hold *hold)
 		pf_cleanup_fd(&hold->map_fds[i]);
 	for (int i = 0; i < PF_HOLD_ATTACHMENTS; i++)
 		pf_cleanup_fd(&hold->program_fds[i]);
+	pf_cleanup_fd(&hold->settle_fd);
 	free(hold);
 }
 
@@ -109,12 +86,19 @@ int pf_hold_events_fd(const struct pf_hold *hold)
 	return hold->map_fds[EVENTS];
 }
 
+/* Under the map's lock if it has one. */
+static uint64_t flags_of(const struct pf_hold *hold, enum part part)
+{
+	return part == COUNTS && hold->settle_fd >= 0 ? BPF_F_LOCK : BPF_ANY;
+}
+
 static int read_only_element(const struct pf_hold *hold, enum part part, void *out,
 			     struct pf_error *err)
 {
+	uint64_t flags = flags_of(hold, part);
 	uint32_t zero = 0;
 
-	if (bpf_map_lookup_elem(hold->map_fds[part], &zero, out) < 0)
+	if (bpf_map_lookup_elem_flags(hold->map_fds[part], &zero, out, flags) < 0)
 		return pf_fail_errno(err, "cannot read the hold's %s", pin_names[part]);
 	return 0;
 }
@@ -122,9 +106,10 @@ static int read_only_element(const struct pf_hold *hold, enum part part, void *o
 static int write_only_element(const struct pf_hold *hold, enum part part, const void *value,
 			      struct pf_error *err)
 {
+	uint64_t flags = flags_of(hold, part);
 	uint32_t zero = 0;
 
-	if (bpf_map_update_elem(hold->map_fds[part], &zero, value, BPF_ANY) < 0)
+	if (bpf_map_update_elem(hold->map_fds[part], &zero, value, flags) < 0)
 		return pf_fail_errno(err, "cannot write the hold's %s", pin_names[part]);
 	return 0;
 }
@@ -231,6 +216,48 @@ int pf_hold_take_event(const struct pf_hold *hold, struct pf_hold_waking *out, s
 	return 0;
 }
 
+static int run(int program_fd, const void *frame, uint32_t frame_bytes, uint32_t mark,
+	       uint32_t *verdict, struct pf_error *err)
+{
+	struct __sk_buff context = {.mark = mark};
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = frame_bytes,
+		    .repeat = 1, .ctx_in = &context, .ctx_size_in = sizeof(context));
+
+	if (bpf_prog_test_run_opts(program_fd, &opts) < 0)
+		return pf_fail_errno(err, "the kernel does not run the program on %u bytes",
+				     frame_bytes);
+	*verdict = opts.retval;
+	return 0;
+}
+
+/* For programs of a version without the lock, as it did: the counts alone decide. */
+static int settle_by_counts(const struct pf_hold *hold, uint32_t *phase, struct pf_error *err)
+{
+	struct pf_hold_counters counters = {0};
+	int code = pf_hold_read_phase(hold, phase, err);
+
+	if (code == 0)
+		code = pf_hold_read_counters(hold, &counters, err);
+	if (code < 0 || counters.in_packets != counters.out_packets)
+		return code;
+	if (*phase == PF_HOLD_PHASE_RELEASING)
+		*phase = PF_HOLD_PHASE_PASS;
+	else if (*phase == PF_HOLD_PHASE_FORWARDING)
+		*phase = PF_HOLD_PHASE_FORWARD;
+	else
+		return 0;
+	return pf_hold_write_phase(hold, *phase, err);
+}
+
+int pf_hold_settle(const struct pf_hold *hold, uint32_t *phase, struct pf_error *err)
+{
+	static const uint8_t frame[64]; /* the kernel wants one, the program does not */
+
+	if (hold->settle_fd < 0)
+		return settle_by_counts(hold, phase, err);
+	return run(hold->settle_fd, frame, sizeof(frame), 0, phase, err);
+}
+
 int pf_hold_rearm(const struct pf_hold *hold, struct pf_error *err)
 {
 	struct pf_hold_counts none = {0};
@@ -262,18 +289,9 @@ int pf_hold_listen_again(const struct pf_hold *hold, struct pf_error *err)
 int pf_hold_test_run(const struct pf_hold *hold, int program, const void *frame, size_t frame_bytes,
 		     uint32_t mark, uint32_t *verdict, struct pf_error *err)
 {
-	struct __sk_buff context = {.mark = mark};
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .repeat = 1, .ctx_in = &context,
-		    .ctx_size_in = sizeof(context));
-
 	if (program < 0 || program >= PF_HOLD_ATTACHMENTS)
 		return pf_fail(err, -EINVAL, "%d is no program of the hold", program);
 	if (frame_bytes > UINT32_MAX)
 		return pf_fail(err, -EMSGSIZE, "a frame of %zu bytes is too long", frame_bytes);
-	opts.data_size_in = (uint32_t)frame_bytes;
-	if (bpf_prog_test_run_opts(hold->program_fds[program], &opts) < 0)
-		return pf_fail_errno(err, "the kernel does not run the program on %zu bytes",
-				     frame_bytes);
-	*verdict = opts.retval;
-	return 0;
+	return run(hold->program_fds[program], frame, (uint32_t)frame_bytes, mark, verdict, err);
 }

@@ -91,6 +91,7 @@ static int pin_all(struct hold_bpf *skeleton, const char *pin_dir, struct pf_err
 		{bpf_program__fd(skeleton->progs.hold_to_pod), "to_pod"},
 		{bpf_program__fd(skeleton->progs.hold_from_pod), "from_pod"},
 		{bpf_program__fd(skeleton->progs.hold_far_end), "far_end"},
+		{bpf_program__fd(skeleton->progs.hold_settle), PF_PIN_SETTLE},
 	};
 
 	for (size_t i = 0; i < sizeof(pins) / sizeof(pins[0]); i++) {

@@ -13,6 +13,7 @@
 #define PF_PIN_ADDRESSES "addresses"
 #define PF_PIN_EVENTS    "events"
 #define PF_PIN_TARGETS   "targets"
+#define PF_PIN_SETTLE    "settle"
 
 struct pf_hold_attachment {
 	const char *program_pin;

@@ -36,7 +36,6 @@ DEFAULT_MAX_PACKETS = 16_384
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DRAIN_S = 1.0
 _DRAIN_STEP_S = 0.001
-_SETTLE_NS = 100_000  # PF_HOLD_SETTLE_NS of bpf/hold/hold_shared.h
 _LIMIT_SLACK_BYTES = 1 << 20
 _UINT32_MAX = 0xFFFFFFFF
 
@@ -223,17 +222,18 @@ class Hold:
         """
         installed = self._whole()
         phase = installed.phase()
-        if phase is Phase.HELD:
+        if phase is Phase.SPEAKING:
+            installed.set_phase(Phase.HELD)
+        if phase in (Phase.HELD, Phase.SPEAKING):
             installed.listen_again()
             return
         if phase in (Phase.FORWARDING, Phase.FORWARD):
             raise Refused(
                 "its packets go where the pod has moved", where=self.hold_id, remedy="remove it"
             )
-        if not self._wait_until_drained(installed):
-            raise Unavailable("the last release has not ended", where=self.hold_id)
-        installed.set_phase(Phase.PASS)
         settings = installed.settings()
+        if self._settle(installed, settings, _DRAIN_S) is Phase.RELEASING:
+            raise Unavailable("the last release has not ended", where=self.hold_id)
         plug.close(settings.plug_ifindex, _limit_bytes(settings.max_bytes))
         installed.rearm()
         installed.set_phase(Phase.HELD)
@@ -331,17 +331,7 @@ class Hold:
             deadline_s: how long at most, in seconds.
         """
         installed = self._whole()
-        until_s = time.monotonic() + deadline_s
-        while installed.phase() is Phase.FORWARDING:
-            counters = installed.counters()
-            quiet_ns = time.monotonic_ns() - max(counters.last_in_ns, counters.last_out_ns)
-            if counters.held_packets == 0 and quiet_ns > _SETTLE_NS:
-                installed.set_phase(Phase.FORWARD)
-            elif time.monotonic() > until_s:
-                return False
-            else:
-                time.sleep(_DRAIN_STEP_S)
-        return installed.phase() is Phase.FORWARD
+        return self._settle(installed, installed.settings(), deadline_s) is Phase.FORWARD
 
     @property
     def targets(self) -> dict[int, Target]:
@@ -366,7 +356,7 @@ class Hold:
                     self._wait_until_drained(self._installed)
                 elif self._installed.phase() is not Phase.PASS:
                     self.release()
-                    self._wait_until_drained(self._installed)
+                    self._settle(self._installed, self._installed.settings(), _DRAIN_S)
                     self._installed.set_phase(Phase.PASS)
                     self._wait_until_drained(self._installed)
             self._installed.close()
@@ -377,6 +367,21 @@ class Hold:
         if self._installed is None:
             raise Refused("the hold is incomplete", where=str(self.pin_dir), remedy="remove it")
         return self._installed
+
+    @staticmethod
+    def _settle(installed: InstalledHold, settings: Settings, deadline_s: float) -> Phase:
+        """Waits for the end of a release, also where no packet ends it: nobody may be speaking."""
+        until_s = time.monotonic() + deadline_s
+        while (phase := installed.settle()) in (Phase.RELEASING, Phase.FORWARDING):
+            if time.monotonic() > until_s:
+                break
+            # It ends on the CPU where something last came out of the plug: let that be this one.
+            if installed.counters().held_packets == 0:
+                plug.kick(settings.plug_ifindex)
+                if installed.settle() is not phase:
+                    continue
+            time.sleep(_DRAIN_STEP_S)
+        return phase
 
     @staticmethod
     def _wait_until_drained(installed: InstalledHold) -> bool:

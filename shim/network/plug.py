@@ -158,10 +158,20 @@ def _interfaces() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
+def kick(near_ifindex: int) -> None:
+    """Has the kernel send a frame of its own into the plug, on this thread's CPU."""
+    _forget(near_ifindex)
+    send([rtnetlink.resolve(near_ifindex, _KICKED_NEIGHBOUR)])
+
+
+def _forget(near_ifindex: int) -> None:
+    """The last frame's request may still be waiting for its answer; no other leaves then."""
+    send([rtnetlink.forget(near_ifindex, _KICKED_NEIGHBOUR)], ignored=(errno.ENOENT,))
+
+
 def close(near_ifindex: int, limit_bytes: int) -> None:
     """Lets nothing through from now on."""
-    # The last opening's request may still be waiting for its answer.
-    send([rtnetlink.forget(near_ifindex, _KICKED_NEIGHBOUR)], ignored=(errno.ENOENT,))
+    _forget(near_ifindex)
     send([_tbf(near_ifindex, limit_bytes, is_open=False)])
 
 

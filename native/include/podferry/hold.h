@@ -68,6 +68,8 @@ struct pf_hold_counters {
 	uint64_t forwarded_packets;
 	uint64_t bounced_packets;
 	uint64_t unsent_packets;
+	uint32_t lock; /* the programs'; reads as 0 */
+	uint32_t out_cpu;
 };
 
 struct pf_hold_waking {
@@ -119,6 +121,10 @@ int pf_hold_write_target(const struct pf_hold *hold, uint32_t family,
 			 const struct pf_target_value *target, struct pf_error *err);
 int pf_hold_read_target(const struct pf_hold *hold, uint32_t family, struct pf_target_value *out,
 			struct pf_error *err);
+
+/* Ends RELEASING or FORWARDING if a packet that came now, on this thread's CPU, would end it; the
+ * phase then is in PHASE. */
+int pf_hold_settle(const struct pf_hold *hold, uint32_t *phase, struct pf_error *err);
 
 /* Before the phase becomes HELD: zeroes the counters, drops old events. */
 int pf_hold_rearm(const struct pf_hold *hold, struct pf_error *err);
