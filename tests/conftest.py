@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the fixture modules; one whose own needs are absent is left out and said so."""
+"""Loads the fixture modules; one whose own needs are absent is left out and said so.
+
+Where the output is no terminal's, a failed test and its reason fit into one line of the summary.
+"""
 
 from __future__ import annotations
 
 import importlib
+import sys
 
 import pytest
 
+_LOG_COLUMNS = 240
 _MODULES = ("tests.fix_contract", "tests.fix_nodes")
 
 
@@ -26,6 +31,13 @@ def _importable(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 
 pytest_plugins, _missing = _importable(_MODULES)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes lines longer than the 80 columns that a pipe is thought to have."""
+    if not sys.stdout.isatty():
+        config.get_terminal_writer().fullwidth = _LOG_COLUMNS
 
 
 def pytest_report_header() -> list[str]:

@@ -105,7 +105,7 @@ static void a_packet_raises_one_event(void)
 	struct pf_hold *hold = NULL;
 	struct pf_hold_waking waking;
 	struct pf_error err = {0};
-	uint32_t verdict = 0;
+	uint32_t verdict = 0, phase = 0;
 
 	memcpy(frame + 14 + 24, addresses[1], 16); /* the destination */
 	CHECK_EQUAL(pf_hold_open(&hold, pin_dir, &err), 0);
@@ -120,7 +120,12 @@ static void a_packet_raises_one_event(void)
 	CHECK_EQUAL(waking.protocol, 17);
 	CHECK_EQUAL(pf_hold_take_event(hold, &waking, &err), 0);
 	CHECK_EQUAL(pf_hold_test_run(hold, 3, frame, sizeof(frame), 0, &verdict, &err), -EINVAL);
-	CHECK_EQUAL(pf_hold_write_phase(hold, PF_HOLD_PHASE_PASS, &err), 0);
+	CHECK_EQUAL(pf_hold_write_phase(hold, PF_HOLD_PHASE_RELEASING, &err), 0);
+	CHECK_EQUAL(pf_hold_settle(hold, &phase, &err), 0);
+	CHECK_EQUAL(phase, PF_HOLD_PHASE_RELEASING); /* nothing has come out */
+	CHECK_EQUAL(pf_hold_rearm(hold, &err), 0);
+	CHECK_EQUAL(pf_hold_settle(hold, &phase, &err), 0);
+	CHECK_EQUAL(phase, PF_HOLD_PHASE_PASS);
 	pf_hold_close(hold);
 }
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from shim._native import Activity
+from shim._native_hold import Flag
 from shim.errors import MissingFeature, NativeError
+from shim.network.hold import Hold
 from tests.bpf.hold_net import Net, bpf_root, net
 
 
@@ -37,3 +39,24 @@ def world(tmp_path: Path) -> Iterator[tuple[Net, Path]]:
     """A pod, a client and a bpf file system of the test's own."""
     with net() as made, bpf_root(tmp_path / "bpf") as root:
         yield made, root
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def hold(world: tuple[Net, Path], request: pytest.FixtureRequest) -> Iterator[Hold]:
+    """The pod's hold, attached in either way."""
+    made, root = world
+    clsact = request.param == "clsact"
+    with Hold.create("pod-1", made.netns_path, made.addresses, root=root, clsact=clsact) as created:
+        # tcx may be absent, and is then done without.
+        assert clsact <= bool(created.settings.flags & Flag.CLSACT)
+        try:
+            yield created
+        finally:
+            created.remove()
+            assert Hold.find_all(root) == []
+
+
+@pytest.fixture
+def pods(world: tuple[Net, Path]) -> Net:
+    """The pod and the client of `hold`."""
+    return world[0]

@@ -26,7 +26,7 @@ from shim.network.hold import Hold
 
 CLONE_NEWNET = 0x40000000
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0  # a crowded machine takes its time; only a failure waits for so long
 BIG_BUFFER_BYTES = 1 << 26
 HOLD_LINK_PREFIX = "pfh"
 
@@ -34,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, timeout=20)
+    subprocess.run(["ip", *arguments], check=True, timeout=PATIENCE_S)
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -151,6 +151,11 @@ class Net:
             accepted.settimeout(PATIENCE_S)
             return client, accepted
 
+    def keep_speed_when_idle(self) -> None:
+        """New connections of the client do not begin anew after a pause, say on a busy machine."""
+        name = Path("/proc/sys/net/ipv4/tcp_slow_start_after_idle")
+        inside(self.client_netns, lambda: name.write_text("0"))
+
     def pod_counter(self, protocol: str, name: str) -> int:
         """A number of /proc/net/snmp of the pod's namespace."""
         text: str = inside(
@@ -187,7 +192,7 @@ def net() -> Iterator[Net]:
             yield made
         finally:
             for netns in (made.pod_netns, made.client_netns):
-                subprocess.run(["ip", "netns", "delete", netns], check=False, timeout=20)
+                subprocess.run(["ip", "netns", "delete", netns], check=False, timeout=PATIENCE_S)
 
 
 def _build(made: Net) -> None:
@@ -216,12 +221,12 @@ def bpf_root(directory: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        subprocess.run(["umount", directory], check=True, timeout=20)
+        subprocess.run(["umount", directory], check=True, timeout=PATIENCE_S)
 
 
 def bpftool(*arguments: str) -> Any:
     done = subprocess.run(
-        ["bpftool", "-j", *arguments], check=False, timeout=20, stdout=subprocess.PIPE
+        ["bpftool", "-j", *arguments], check=False, timeout=PATIENCE_S, stdout=subprocess.PIPE
     )
     return json.loads(done.stdout) if done.returncode == 0 else None
 

@@ -17,11 +17,11 @@ import pytest
 from pyroute2 import IPRoute
 
 from shim._native import Activity, Direction, Program
+from tests.bpf.hold_net import PATIENCE_S, ip, node_netns
 from tests.bpf.packets import ETH_P_IP, ethernet, ipv4
 
 DATAGRAMS = 20
 PAYLOAD = b"x" * 100
-RECEIVE_TIMEOUT_S = 5.0
 # Where tc's clsact filters hang, from <linux/pkt_sched.h>: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_...).
 CLSACT_INGRESS, CLSACT_EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 
@@ -29,16 +29,12 @@ ASK = """
 import socket, sys
 address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
 sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-sock.settimeout(5)
+sock.settimeout(30)
 for _ in range(count):
     sock.sendto(b"x" * size, (address, port))
     if len(sock.recv(2048)) != size:
         sys.exit("a wrong answer")
 """
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, timeout=20)
 
 
 @dataclass(frozen=True)
@@ -65,23 +61,29 @@ def pod(activity: Activity) -> Iterator[Pod]:
         pytest.skip("needs the ip command (package iproute2)")
     suffix = secrets.token_hex(4)
     made = Pod(f"pf-bpf-{suffix}", f"pfh{suffix}")
-    ip("netns", "add", made.netns)
-    try:
-        inside = ("-n", made.netns)
-        peer = ("peer", "name", "eth0", "netns", made.netns)
-        ip("link", "add", made.host_link, "type", "veth", *peer)
-        for where, link, v4, v6 in (
-            ((), made.host_link, made.host4, made.host6),
-            (inside, "eth0", made.pod4, made.pod6),
-        ):
-            ip(*where, "address", "add", f"{v4}/30", "dev", link)
-            ip(*where, "address", "add", f"{v6}/64", "dev", link, "nodad")
-            ip(*where, "link", "set", link, "up")
-        yield made
-    finally:
-        # The veth goes with the namespace that holds its other end, but only some time later.
-        subprocess.run(["ip", "link", "delete", made.host_link], check=False, timeout=20)
-        ip("netns", "delete", made.netns)
+    with node_netns(f"pf-node-{suffix}"):
+        ip("netns", "add", made.netns)
+        try:
+            _join(made)
+            yield made
+        finally:
+            # The veth goes with the namespace that holds its other end, but only some time later.
+            subprocess.run(
+                ["ip", "link", "delete", made.host_link], check=False, timeout=PATIENCE_S
+            )
+            ip("netns", "delete", made.netns)
+
+
+def _join(made: Pod) -> None:
+    inside = ("-n", made.netns)
+    ip("link", "add", made.host_link, "type", "veth", "peer", "name", "eth0", "netns", made.netns)
+    for where, link, v4, v6 in (
+        ((), made.host_link, made.host4, made.host6),
+        (inside, "eth0", made.pod4, made.pod6),
+    ):
+        ip(*where, "address", "add", f"{v4}/30", "dev", link)
+        ip(*where, "address", "add", f"{v6}/64", "dev", link, "nodad")
+        ip(*where, "link", "set", link, "up")
 
 
 def attach_xdp(link: str, activity: Activity) -> None:
@@ -114,13 +116,13 @@ def answer_all(host: str, pod: Pod) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as answerer:
         answerer.bind((host, 0))
-        answerer.settimeout(RECEIVE_TIMEOUT_S)
+        answerer.settimeout(PATIENCE_S)
         asker = pod.ask(host, answerer.getsockname()[1])
         try:
             for _ in range(DATAGRAMS):
                 payload, sender = answerer.recvfrom(2048)
                 answerer.sendto(payload, sender)
-            assert asker.wait(timeout=20) == 0
+            assert asker.wait(timeout=PATIENCE_S) == 0
         finally:
             asker.kill()
             asker.wait()
@@ -176,4 +178,4 @@ def test_counts_outlive_the_process_where_they_are_pinned(
             assert second.read(address).received.packets == 1
         (pins / "activity_addresses").unlink()
     finally:
-        subprocess.run(["umount", tmp_path], check=True, timeout=20)
+        subprocess.run(["umount", tmp_path], check=True, timeout=PATIENCE_S)

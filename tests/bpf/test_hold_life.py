@@ -19,7 +19,8 @@ from shim._native_hold import Phase
 from shim.errors import InvalidInput, NotFound, Refused
 from shim.network import plug
 from shim.network.hold import Hold, ReleaseActions
-from tests.bpf.hold_net import Net, ip, traces_of, until
+from tests.bpf.hold_net import PATIENCE_S, Net, ip, traces_of, until
+from tests.compare import assert_in_order
 
 pytestmark = pytest.mark.root
 
@@ -121,7 +122,7 @@ def test_a_killed_holders_packets_are_released_by_another_without_the_library(
             until(lambda: found.counters.held_packets == DATAGRAMS, "all are held")
             assert found.take_event() is not None
             do(found.release_actions())
-            assert receive_all(server) == list(range(DATAGRAMS))
+            assert_in_order(receive_all(server), DATAGRAMS)
             traces = traces_of(found.pin_dir)
             found.remove()
         traces.assert_gone()
@@ -143,7 +144,7 @@ def test_a_release_that_was_killed_half_way_is_ended_by_another(world: tuple[Net
             for number in range(half, DATAGRAMS):  # must not overtake those in the closed plug
                 client.sendto(struct.pack("!I", number), server.getsockname())
             found.release()
-            assert receive_all(server) == list(range(DATAGRAMS))
+            assert_in_order(receive_all(server), DATAGRAMS)
             found.remove()
 
 
@@ -202,7 +203,7 @@ def test_a_removal_that_was_killed_is_ended_by_another(world: tuple[Net, Path], 
         killed_holder(world, "remove", kill)
         (found,) = Hold.find_all(root)
         found.remove()
-        assert receive_all(server) == list(range(DATAGRAMS))
+        assert_in_order(receive_all(server), DATAGRAMS)
         traces.assert_gone()
         assert Hold.find_all(root) == []
 
@@ -217,7 +218,7 @@ def test_a_removal_delivers_what_is_held(world: tuple[Net, Path]) -> None:
         hold.arm()
         send_all(client, server.getsockname()[:2])
         hold.remove()
-        assert receive_all(server) == list(range(DATAGRAMS))
+        assert_in_order(receive_all(server), DATAGRAMS)
         hold.remove()
 
 
@@ -234,7 +235,7 @@ def test_a_pod_that_is_gone_leaves_a_hold_that_can_be_removed(world: tuple[Net, 
 
 def tc(*arguments: str) -> str:
     done = subprocess.run(
-        ["tc", *arguments], check=True, timeout=20, stdout=subprocess.PIPE, text=True
+        ["tc", *arguments], check=True, timeout=PATIENCE_S, stdout=subprocess.PIPE, text=True
     )
     return done.stdout
 
@@ -316,7 +317,7 @@ def test_two_pods_of_one_node_are_held_apart(world: tuple[Net, Path]) -> None:
         assert [hold.hold_id for hold in Hold.find_all(root)] == ["client", "pod-1"]
         second.arm()
         first.release()
-        assert receive_all(server) == list(range(DATAGRAMS))
+        assert_in_order(receive_all(server), DATAGRAMS)
         server.sendto(b"answer", client.getsockname())
         until(lambda: second.counters.held_packets == 1, "the answer is held")
         second.release()

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import socket
 import statistics
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from shim._native_hold import Cause, Flag, Phase
-from shim.network import plug
+from shim._native_hold import Cause
 from shim.network.hold import Hold
 from tests.bpf.hold_net import PATIENCE_S, Net, ip, readable, until
+from tests.compare import assert_same_bytes
 
 pytestmark = pytest.mark.root
 
@@ -29,39 +25,25 @@ SYN_TIMER_S = 1.0  # TCP_TIMEOUT_INIT of the kernel
 DATAGRAMS = 5000
 
 
-@pytest.fixture(params=["tcx", "clsact"])
-def hold(world: tuple[Net, Path], request: pytest.FixtureRequest) -> Iterator[Hold]:
-    made, root = world
-    clsact = request.param == "clsact"
-    with Hold.create("pod-1", made.netns_path, made.addresses, root=root, clsact=clsact) as created:
-        # tcx may be absent, and is then done without.
-        assert clsact <= bool(created.settings.flags & Flag.CLSACT)
-        try:
-            yield created
-        finally:
-            created.remove()
-            assert Hold.find_all(root) == []
-
-
-@pytest.fixture
-def pods(world: tuple[Net, Path]) -> Net:
-    return world[0]
-
-
 def retransmissions(connected: socket.socket) -> int:
     info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     return int(struct.unpack_from("=I", info, TCP_INFO_TOTAL_RETRANS_AT)[0])
+
+
+def receive(receiver: socket.socket, byte_count: int) -> bytearray:
+    received = bytearray()
+    while len(received) < byte_count and (piece := receiver.recv(1 << 20)):
+        received += piece
+    return received
 
 
 def exchange(sender: socket.socket, receiver: socket.socket, data: bytes) -> None:
     """Sends from another thread, and requires every byte at the other end."""
     thread = threading.Thread(target=sender.sendall, args=(data,))
     thread.start()
-    received = bytearray()
-    while len(received) < len(data) and (piece := receiver.recv(1 << 20)):
-        received += piece
+    received = receive(receiver, len(data))
     thread.join()
-    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+    assert_same_bytes(received, data)
 
 
 @FAMILIES
@@ -124,119 +106,26 @@ def test_data_of_a_connection_waits_and_arrives(hold: Hold, pods: Net, family: i
 
 
 @FAMILIES
-def test_thousands_of_datagrams_arrive_in_order(hold: Hold, pods: Net, family: int) -> None:
-    with (
-        pods.pod_socket(family, socket.SOCK_DGRAM) as server,
-        pods.client_socket(family, socket.SOCK_DGRAM) as client,
-    ):
-        hold.arm()
-        for number in range(DATAGRAMS):
-            client.sendto(struct.pack("!I", number) + bytes(96), server.getsockname()[:2])
-        until(lambda: hold.counters.held_packets == DATAGRAMS, "all are held")
-        event = hold.take_event()
-        assert event is not None
-        assert event.cause is Cause.UDP
-        server.settimeout(HELD_S)
-        with pytest.raises(TimeoutError):
-            server.recv(1)
-        hold.release()
-        server.settimeout(PATIENCE_S)
-        seen = [struct.unpack_from("!I", server.recv(200))[0] for _ in range(DATAGRAMS)]
-        assert seen == list(range(DATAGRAMS))
-        assert hold.counters.lost_packets == 0
-
-
-def test_later_datagrams_do_not_overtake_and_then_pass_directly(hold: Hold, pods: Net) -> None:
-    family = socket.AF_INET
-    with (
-        pods.pod_socket(family, socket.SOCK_DGRAM) as server,
-        pods.client_socket(family, socket.SOCK_DGRAM) as client,
-    ):
-        address = server.getsockname()[:2]
-        hold.arm()
-        for number in range(1000):
-            client.sendto(struct.pack("!I", number), address)
-        hold.release()
-        for number in range(1000, 2000):
-            client.sendto(struct.pack("!I", number), address)
-        seen = [struct.unpack("!I", server.recv(200))[0] for _ in range(2000)]
-        assert seen == list(range(2000))
-
-        def passes() -> bool:
-            client.sendto(bytes(4), address)
-            server.recv(200)
-            return hold.phase is Phase.PASS
-
-        until(passes, "packets pass directly")
-        before = hold.counters.in_packets
-        client.sendto(bytes(4), address)
-        server.recv(200)
-        assert hold.counters.in_packets == before
-
-
-@pytest.mark.skipif(
-    len(os.sched_getaffinity(0)) < 2 or not plug.keeps_order_over_cpus(),
-    reason="needs two CPUs, and Linux 6.18 for order over all of them",
-)
-def test_a_sender_on_another_cpu_does_not_overtake(hold: Hold, pods: Net) -> None:
-    first, second = sorted(os.sched_getaffinity(0))[:2]
-    total = 40_000
-
-    def send(client: socket.socket, address: tuple[str, int]) -> None:
-        os.sched_setaffinity(0, {second})  # of this thread alone
-        for number in range(total):
-            client.sendto(struct.pack("!I", number), address)
-
-    with (
-        pods.pod_socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
-        pods.client_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
-    ):
-        sender = threading.Thread(target=send, args=(client, server.getsockname()))
-        everywhere = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {first})
-        held = 0
-        try:
-            sender.start()
-            while sender.is_alive():
-                hold.arm()
-                readable(hold, 0.05)
-                hold.release()
-                until(lambda: hold.counters.held_packets == 0, "the plug is empty")
-                held += hold.counters.in_packets
-        finally:
-            sender.join()
-            os.sched_setaffinity(0, everywhere)
-        assert held > 0
-        seen = [struct.unpack("!I", server.recv(200))[0] for _ in range(total)]
-        assert seen == list(range(total))
-
-
-@FAMILIES
 def test_large_segments_survive_the_plug(hold: Hold, pods: Net, family: int) -> None:
     """What a local stack sends has no checksum yet, and is larger than any packet on a wire."""
+    pods.keep_speed_when_idle()
     client, server = pods.connection(family)
     before = pods.pod_counter("Tcp", "InCsumErrors")
     data = bytes(range(256)) * (1 << 13)
-    largest = 0
     with client, server:
         for _ in range(6):
+            exchange(client, server, data)  # after it the client sends much before an answer
             hold.arm()
             thread = threading.Thread(target=client.sendall, args=(data,))
             thread.start()
-            assert readable(hold, PATIENCE_S)
-            counters = hold.counters
+            until(lambda: hold.counters.in_bytes > len(data) // 16, "large segments are held")
             hold.release()
-            received = bytearray()
-            while len(received) < len(data) and (piece := server.recv(1 << 20)):
-                received += piece
+            received = receive(server, len(data))
             thread.join()
-            assert received == data
-            counters = hold.counters
-            assert counters.lost_packets == 0
-            assert counters.looped == 0
-            largest = max(largest, counters.out_bytes - counters.out_packets)
+            assert_same_bytes(received, data)
+            assert hold.counters.lost_packets == 0
+            assert hold.counters.looped == 0
         assert pods.pod_counter("Tcp", "InCsumErrors") == before
-    assert largest > len(data) // 4  # it did go through the plug
 
 
 def test_what_the_pods_kernel_says_in_its_sleep_stays_inside(hold: Hold, pods: Net) -> None:
@@ -271,10 +160,10 @@ def test_keepalives_and_resets_do_not_wake(hold: Hold, pods: Net) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
         client.close()
         until(lambda: hold.counters.in_packets > held, "the reset is held")
-        assert not readable(hold, 0)
         hold.release()
         with pytest.raises(ConnectionResetError):
             server.recv(1)
+        assert hold.take_event() is None
 
 
 def test_after_a_wake_that_failed_the_next_packet_wakes(hold: Hold, pods: Net) -> None:
