@@ -26,6 +26,7 @@ COMMANDS = {
     "sleep": "shim.cli.sleep",
     "wake": "shim.cli.sleep",
     "pki": "shim.cli.pki",
+    "network": "shim.cli.network",
     "doctor": "shim.cli.doctor",
     "install": "shim.cli.install",
     "uninstall": "shim.cli.install",

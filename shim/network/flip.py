@@ -112,7 +112,7 @@ def tentative(
 
 
 def clear(address: Address, epoch: int | None = None, *, root: Path = BPF_ROOT) -> bool:
-    """Takes off what this node does for an address; may be called again.
+    """Takes off what this node does for an address and its flows; may be called again.
 
     Args:
         epoch: False is returned, and nothing done, if what stands is of a later one.
@@ -132,6 +132,8 @@ def clear(address: Address, epoch: int | None = None, *, root: Path = BPF_ROOT) 
 
 def listed(*, root: Path = BPF_ROOT) -> list[Pointed]:
     """Every address that this node sends elsewhere."""
+    if not (root / reroute.PIN_FOLDER).exists():
+        return []
     with Reroute(root) as programs:
         entries = programs.addresses()
     return [
