@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # `make demo` and `make test` are all a newcomer needs (as root); each does its own set-up.
 
-.PHONY: help setup check test quick demo bench-cri bench-wake conformance kubelet crictl clean
+.PHONY: help setup check test quick demo bench-cri bench-wake bench-migrate conformance kubelet crictl clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ bench-cri: setup ## what podferry costs on the CRI path; QUICK=1 for a short run
 
 bench-wake: setup ## what sleep and wake cost; QUICK=1 for a short run
 	@scripts/in-testbed -m tests.bench.wake
+
+bench-migrate: setup ## what a move costs, beside CRIU alone; QUICK=1 for a short run
+	@scripts/in-testbed -m tests.bench.migrate
 
 conformance: setup ## critest direct and through podferry; CRITEST=/path/to/critest
 	@scripts/in-testbed -m tests.conformance critest --critest "$(CRITEST)"

@@ -266,3 +266,87 @@ class PodState(_message.Message):
     last_wake_cause: str
     containers: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, pod: _Optional[str] = ..., uid: _Optional[str] = ..., sandbox_id: _Optional[str] = ..., state: _Optional[str] = ..., managed: _Optional[bool] = ..., memory_bytes: _Optional[int] = ..., image_bytes: _Optional[int] = ..., asleep_s: _Optional[float] = ..., sleeps: _Optional[int] = ..., wakes: _Optional[int] = ..., last_wake_ms: _Optional[float] = ..., last_wake_cause: _Optional[str] = ..., containers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MigrateRequest(_message.Message):
+    __slots__ = ("pod", "node", "dry_run", "claim")
+    POD_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    pod: str
+    node: str
+    dry_run: bool
+    claim: bool
+    def __init__(self, pod: _Optional[str] = ..., node: _Optional[str] = ..., dry_run: _Optional[bool] = ..., claim: _Optional[bool] = ...) -> None: ...
+
+class MigrateResponse(_message.Message):
+    __slots__ = ("phase", "text", "at_s", "move", "result")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    text: str
+    at_s: float
+    move: str
+    result: str
+    def __init__(self, phase: _Optional[str] = ..., text: _Optional[str] = ..., at_s: _Optional[float] = ..., move: _Optional[str] = ..., result: _Optional[str] = ...) -> None: ...
+
+class MigrationsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MigrationsResponse(_message.Message):
+    __slots__ = ("moves",)
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    moves: _containers.RepeatedCompositeFieldContainer[MoveState]
+    def __init__(self, moves: _Optional[_Iterable[_Union[MoveState, _Mapping]]] = ...) -> None: ...
+
+class MoveState(_message.Message):
+    __slots__ = ("move", "pod", "direction", "node", "step", "epoch", "lineage", "since_s", "reason", "figures")
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    POD_FIELD_NUMBER: _ClassVar[int]
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    move: str
+    pod: str
+    direction: str
+    node: str
+    step: str
+    epoch: int
+    lineage: str
+    since_s: float
+    reason: str
+    figures: str
+    def __init__(self, move: _Optional[str] = ..., pod: _Optional[str] = ..., direction: _Optional[str] = ..., node: _Optional[str] = ..., step: _Optional[str] = ..., epoch: _Optional[int] = ..., lineage: _Optional[str] = ..., since_s: _Optional[float] = ..., reason: _Optional[str] = ..., figures: _Optional[str] = ...) -> None: ...
+
+class AbortRequest(_message.Message):
+    __slots__ = ("move",)
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    move: str
+    def __init__(self, move: _Optional[str] = ...) -> None: ...
+
+class AbortResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ResolveRequest(_message.Message):
+    __slots__ = ("move", "runs")
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    move: str
+    runs: str
+    def __init__(self, move: _Optional[str] = ..., runs: _Optional[str] = ...) -> None: ...
+
+class ResolveResponse(_message.Message):
+    __slots__ = ("step",)
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    step: str
+    def __init__(self, step: _Optional[str] = ...) -> None: ...

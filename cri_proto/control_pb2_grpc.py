@@ -79,6 +79,26 @@ class ControlStub:
                 request_serializer=control__pb2.PodsRequest.SerializeToString,
                 response_deserializer=control__pb2.PodsResponse.FromString,
                 _registered_method=True)
+        self.Migrate = channel.unary_stream(
+                '/podferry.control.v1.Control/Migrate',
+                request_serializer=control__pb2.MigrateRequest.SerializeToString,
+                response_deserializer=control__pb2.MigrateResponse.FromString,
+                _registered_method=True)
+        self.Migrations = channel.unary_unary(
+                '/podferry.control.v1.Control/Migrations',
+                request_serializer=control__pb2.MigrationsRequest.SerializeToString,
+                response_deserializer=control__pb2.MigrationsResponse.FromString,
+                _registered_method=True)
+        self.Abort = channel.unary_unary(
+                '/podferry.control.v1.Control/Abort',
+                request_serializer=control__pb2.AbortRequest.SerializeToString,
+                response_deserializer=control__pb2.AbortResponse.FromString,
+                _registered_method=True)
+        self.Resolve = channel.unary_unary(
+                '/podferry.control.v1.Control/Resolve',
+                request_serializer=control__pb2.ResolveRequest.SerializeToString,
+                response_deserializer=control__pb2.ResolveResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -147,6 +167,34 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Migrate(self, request, context):
+        """Moves a pod to another node; progress, then the result. An error means that it runs on here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Migrations(self, request, context):
+        """Pods that leave, have left, come and have come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Abort(self, request, context):
+        """Stops a move whose pod does not stand still yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resolve(self, request, context):
+        """Decides a move that is in doubt because the other node is gone for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -194,6 +242,26 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Pods,
                     request_deserializer=control__pb2.PodsRequest.FromString,
                     response_serializer=control__pb2.PodsResponse.SerializeToString,
+            ),
+            'Migrate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Migrate,
+                    request_deserializer=control__pb2.MigrateRequest.FromString,
+                    response_serializer=control__pb2.MigrateResponse.SerializeToString,
+            ),
+            'Migrations': grpc.unary_unary_rpc_method_handler(
+                    servicer.Migrations,
+                    request_deserializer=control__pb2.MigrationsRequest.FromString,
+                    response_serializer=control__pb2.MigrationsResponse.SerializeToString,
+            ),
+            'Abort': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abort,
+                    request_deserializer=control__pb2.AbortRequest.FromString,
+                    response_serializer=control__pb2.AbortResponse.SerializeToString,
+            ),
+            'Resolve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resolve,
+                    request_deserializer=control__pb2.ResolveRequest.FromString,
+                    response_serializer=control__pb2.ResolveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -439,6 +507,114 @@ class Control:
             '/podferry.control.v1.Control/Pods',
             control__pb2.PodsRequest.SerializeToString,
             control__pb2.PodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Migrate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podferry.control.v1.Control/Migrate',
+            control__pb2.MigrateRequest.SerializeToString,
+            control__pb2.MigrateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Migrations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podferry.control.v1.Control/Migrations',
+            control__pb2.MigrationsRequest.SerializeToString,
+            control__pb2.MigrationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Abort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podferry.control.v1.Control/Abort',
+            control__pb2.AbortRequest.SerializeToString,
+            control__pb2.AbortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resolve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podferry.control.v1.Control/Resolve',
+            control__pb2.ResolveRequest.SerializeToString,
+            control__pb2.ResolveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,6 +22,11 @@ def pki() -> None:
 
     The CA's key is needed only to issue; keep it off the nodes. A cluster's own CA does as well:
     see [peers] in docs/settings.md.
+
+    \b
+    Exit status:
+      0  made
+      1  refused; nothing was changed, and the reason is told
     """
 
 

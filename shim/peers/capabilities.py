@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import psutil
 
+from cri_proto import peer_pb2 as peer
 from shim.core.fitness import Capabilities
 from shim.errors import PodferryError
 from shim.runtime import containerd
@@ -65,3 +66,31 @@ async def _has_monitors(channel: grpc.aio.Channel) -> bool:
     except PodferryError:
         return False
     return Path(handler).name == MONITOR
+
+
+def as_message(one: Capabilities) -> peer.HelloResponse:
+    """As the peer service tells it."""
+    return peer.HelloResponse(
+        node=one.node,
+        version=one.version,
+        kernel=one.kernel,
+        machine=one.machine,
+        criu_version=one.criu_version,
+        cpu_flags=sorted(one.cpu_flags),
+        free_memory_bytes=one.free_memory_bytes,
+        has_monitors=one.has_monitors,
+    )
+
+
+def from_message(told: peer.HelloResponse) -> Capabilities:
+    """As another node tells it of itself."""
+    return Capabilities(
+        node=told.node,
+        version=told.version,
+        kernel=told.kernel,
+        machine=told.machine,
+        criu_version=told.criu_version,
+        cpu_flags=frozenset(told.cpu_flags),
+        free_memory_bytes=told.free_memory_bytes,
+        has_monitors=told.has_monitors,
+    )

@@ -35,6 +35,7 @@ class Peer:
     def __init__(self, node: str, address: str, identity: Identity) -> None:
         self.node = node
         self.address = address
+        self.files = identity.files
         self._channel = grpc.aio.secure_channel(
             address,
             identity.channel_credentials(),

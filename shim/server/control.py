@@ -19,6 +19,7 @@ from cri_proto import control_pb2_grpc
 from shim.checkpoint.overview import overview, vars_of
 from shim.core.calls import CallRecord, percentile
 from shim.errors import InvalidMessage, PodferryError
+from shim.migration import commands
 from shim.runtime import containerd
 from shim.server.interception import STATUS_BY_NUMBER
 
@@ -150,6 +151,34 @@ class Control(control_pb2_grpc.ControlServicer):
         async with _told(context):
             states = await overview(self._service.sleeping)
             return pb.PodsResponse(pods=[pb.PodState(**vars_of(one)) for one in states])
+
+    async def Migrate(
+        self, request: pb.MigrateRequest, context: Any
+    ) -> AsyncIterator[pb.MigrateResponse]:
+        """Moves a pod; progress, then the result."""
+        async with _told(context):
+            async for one in commands.migrate(self._service.require_moves(), request):
+                yield one
+
+    async def Migrations(
+        self, request: pb.MigrationsRequest, context: Any
+    ) -> pb.MigrationsResponse:
+        """The moves of this node."""
+        async with _told(context):
+            return commands.migrations(self._service.require_moves())
+
+    async def Abort(self, request: pb.AbortRequest, context: Any) -> pb.AbortResponse:
+        """Stops a move."""
+        async with _told(context):
+            self._service.require_moves().source.abort(request.move)
+            return pb.AbortResponse()
+
+    async def Resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveResponse:
+        """Decides a move that is in doubt."""
+        async with _told(context):
+            moves = self._service.require_moves()
+            step = await commands.resolve(moves, request.move, request.runs)
+            return pb.ResolveResponse(step=step)
 
     async def _backend(self) -> pb.Backend:
         try:

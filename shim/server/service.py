@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from cri_proto import control_pb2_grpc
+from cri_proto import runtime_v1_pb2 as cri
 from shim.checkpoint import archive, pods
 from shim.checkpoint.journal import SleepJournal
 from shim.checkpoint.sleeping import Sleeping
 from shim.core.calls import CallLedger
 from shim.core.policy import Policy
 from shim.core.registry import Registry
-from shim.core.rules import RuleBook
+from shim.core.rules import Rule, RuleBook
 from shim.errors import HandoverRefused, PodferryError, Refused
 from shim.network import mptcp
 from shim.rules.checkpoint import Checkpoint, CheckpointAnswer
 from shim.rules.hold import Hold
+from shim.rules.keep import Keep
 from shim.rules.plain_tcp import PlainTcp
 from shim.rules.remember import Remember
 from shim.rules.settle import Settle
 from shim.rules.wake import Wake
 from shim.runtime import containerd
+from shim.runtime.recipes import Recipes
 from shim.runtime.recollection import Recollection
 from shim.server import calllog
 from shim.server.control import Control
@@ -45,9 +50,13 @@ from shim.server.sockets import ONLY_US, Listener, PublicSocket, ownership_of, p
 from shim.server.successor import Successor, own_command
 from shim.settings import Settings
 
+if TYPE_CHECKING:
+    from shim.migration.moves import Moves
+
 logger = logging.getLogger(__name__)
 
 SELF_CHECK_S = 0.5
+START_TIMEOUT_S = 120.0
 ORPHANED_S = 3.0
 """How long a process that was replaced bears that nobody serves; a restart takes under one."""
 TAKEOVER_RECALL_S = 5.0
@@ -82,12 +91,16 @@ class Service:
             lambda container_id: containerd.end_container(self.channel, container_id),
             prepare=settings.sleep.prepare_wake,
         )
+        self.recipes = Recipes(Path(settings.service.run_dir) / "recipes")
+        self.moves = self._make_moves()
         book = RuleBook(
             [
                 Settle(self.registry, self.recollection),
                 Remember(self.registry, self.recollection.doubt),
                 PlainTcp(_policy(settings), _plain_tcp),
                 self.hold_rule,
+                Keep(self.recipes, _policy(settings)),
+                *self._rules_of_moves(),
                 Wake(self.sleeping),
                 Checkpoint(self._write_checkpoint),
                 CheckpointAnswer(),
@@ -134,6 +147,8 @@ class Service:
             logger.info("serving socket=%s runtime=%s pid=%d", self.settings.cri.listen,
                         self.settings.cri.runtime, os.getpid())  # fmt: skip
             self._spawn(self.sleeping.recover())
+            if self.moves is not None:
+                self._spawn(self.moves.start())
             self._spawn(self._listen_for_metrics())
             self._spawn(self._guard_sockets())
             self._spawn(self._feed_watchdog())
@@ -159,6 +174,37 @@ class Service:
         finally:
             os.umask(previous)
 
+    def _make_moves(self) -> Moves | None:
+        if not self.settings.peers.listen:
+            return None
+        # Imported only where pods move: it brings the network's part and the streams.
+        from shim.migration.moves import Moves
+
+        version = importlib.metadata.version("podferry")
+        return Moves(self.settings, self.channel, self.recipes, version)
+
+    def _rules_of_moves(self) -> list[Rule]:
+        if self.moves is None:
+            return []
+        from shim.rules.claim import Claim, ClaimAnswer
+        from shim.rules.departed import Departed
+
+        claim = Claim(self.moves.target, self._start_container)
+        return [Departed(self.moves.source), claim, ClaimAnswer()]
+
+    def require_moves(self) -> Moves:
+        """The moves of this node.
+
+        Raises:
+            Refused: pods do not move here.
+        """
+        if self.moves is None:
+            raise Refused(
+                "this node has no peers", where="[peers] listen",
+                remedy="set [peers] listen and nodes, and make certificates by `podferry pki`",
+            )  # fmt: skip
+        return self.moves
+
     def _publish(self, from_pid: int) -> None:
         ownership = ownership_of(Path(self.settings.cri.runtime)) or ONLY_US
         with self._cri_socket.claim(from_pid=from_pid):
@@ -171,6 +217,10 @@ class Service:
         ownership = ownership_of(Path(self.settings.cri.runtime))
         if ownership and self.phase != "starting":
             self._cri_socket.follow(ownership)
+
+    async def _start_container(self, container_id: str) -> None:
+        request = cri.StartContainerRequest(container_id=container_id)
+        await containerd.call(self.channel, "StartContainer", request, START_TIMEOUT_S)
 
     async def _write_checkpoint(self, container_id: str, location: str) -> None:
         status = await containerd.container_status(self.channel, container_id)
@@ -354,6 +404,8 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.sleeping.close()
+        if self.moves is not None:
+            await self.moves.close()
         await asyncio.to_thread(self.metrics.close)
         if self._predecessor:
             await self._predecessor.close()

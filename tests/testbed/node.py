@@ -90,6 +90,7 @@ class Node:
 
     def stop(self) -> None:
         """Removes the container with all its processes, then its volume and its cgroups."""
+        run.thaw_cgroups(self.name)
         with contextlib.suppress(NotFound):
             run.patiently(functools.partial(self._container.stop, force=True))
         with contextlib.suppress(NotFound):
@@ -102,6 +103,7 @@ class Node:
         podferry is not started; what ``daemon`` made is dead; sockets must be dialled anew.
         """
         wrapped = self._container.get_wrapped_container()
+        run.thaw_cgroups(self.name)
         wrapped.kill()
         wrapped.wait()
         run.remove_cgroups(self.name)

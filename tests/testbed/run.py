@@ -63,6 +63,8 @@ def remove_leftovers(client: docker.DockerClient, *, ours: bool) -> list[str]:
             options: dict[str, Any] = {"container": {"force": True, "v": True}, "network": {}}.get(
                 kind, {"force": True}
             )
+            if kind == "container":
+                thaw_cgroups(thing.name)
             try:
                 patiently(functools.partial(thing.remove, **options))
                 removed.append(f"{kind} {thing.name}")
@@ -96,6 +98,14 @@ def patiently(remove: Callable[[], object]) -> None:
             if not error.is_server_error() or attempt == REMOVAL_ATTEMPTS - 1:
                 raise
             time.sleep(REMOVAL_PAUSE_S)
+
+
+def thaw_cgroups(node: str) -> None:
+    """Lets go whatever stands still on a node: what is frozen (cgroup v1) cannot be killed."""
+    for parent in _cgroup_parents():
+        for path in (parent / node).glob("**/freezer.state"):
+            with contextlib.suppress(OSError):
+                path.write_text("THAWED")
 
 
 def remove_cgroups(node: str) -> bool:

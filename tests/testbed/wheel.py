@@ -64,7 +64,7 @@ def _build(client: docker.DockerClient, image: str, source: bytes, place: Path) 
         container.start()
         status = int(container.wait(timeout=BUILD_DEADLINE_S)["StatusCode"])
         if status != 0:
-            said = bytes(container.logs(tail=60)).decode("utf-8", "replace")
+            said = bytes(container.logs(tail=400)).decode("utf-8", "replace")
             raise ImageFailed(f"the wheel does not build: {said}")
         chunks, _ = container.get_archive("/wheel")
         with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:

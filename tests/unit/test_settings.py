@@ -19,7 +19,9 @@ from shim.settings import Settings, load, parse
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 SECTIONS: dict[str, Any] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
 KEYS = {
-    f"{section}.{field.name}": field.default
+    f"{section}.{field.name}": (
+        field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    )
     for section, kind in SECTIONS.items()
     for field in msgspec.structs.fields(kind)
 }
@@ -59,6 +61,19 @@ WRONG: list[tuple[str, str, str]] = [
     ("policy.unmanaged_namespaces", '["a", 1]', "wanted is a list of strings"),
     ("sleep.images_dir", '"images"', A_PATH),
     ("sleep.prepare_wake", '"yes"', "wanted is true or false"),
+    ("peers.node", "7", "it is 7"),
+    ("peers.listen", '"9848"', "wanted is 'address:port' with a port up to 65535, or '' for none"),
+    ("peers.pages_port", "65536", "wanted is a port, 0 to 65535"),
+    ("peers.pages_port", '"9849"', "wanted is a port, 0 to 65535"),
+    ("peers.ca", '"ca.crt"', A_PATH),
+    ("peers.certificate", "1", A_PATH),
+    ("peers.key", '""', A_PATH),
+    ("peers.nodes", '{ a = "10.0.0.1" }', "wanted is a table, each value 'address:port'"),
+    ("peers.nodes", '"a"', "wanted is a table, each value 'address:port'"),
+    ("move.freeze_budget_s", "0", SECONDS),
+    ("move.rounds", "0", "wanted is a number from 1 to 100"),
+    ("move.claim_deadline_s", '"1m"', SECONDS),
+    ("move.stores_dir", '"stores"', A_PATH),
     ("policy.managed", "{ deep = 1 }", "it is {'deep': 1}, wanted is true or false"),
 ]
 
@@ -313,6 +328,8 @@ def _section(text: str, section: str) -> str:
 
 
 def _toml(value: Any) -> str:
+    if value == {}:
+        return "{}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

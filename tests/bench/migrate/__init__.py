@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a move costs."""
+"""What a move costs, as its clients feel it."""

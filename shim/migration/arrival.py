@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings one pod to this node: replacement, stores, files, restore, resume; the target's side.
+
+The order is that of docs/migration.md. Whatever can be done before the source freezes is done in
+`prepare`; `stage` and `commit` are inside the freeze.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import msgspec
+
+from cri_proto import peer_pb2 as peer
+from shim.core.launch import Sleeper
+from shim.core.migration import TargetStep, target_may
+from shim.core.volumes import Bring, origin
+from shim.errors import PodferryError, Refused
+from shim.failpoints import failpoint
+from shim.memory.stream import Receiver, make_token
+from shim.migration import network, pod_files, replacement, staging
+from shim.migration.journal import MoveLog
+from shim.migration.records import TargetRecord
+from shim.migration.replacement import Replacement
+from shim.migration.trees import apply_tree
+from shim.runtime import claims
+from shim.runtime.recipes import Recipes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Places:
+    """What arrivals of this node share.
+
+    Attributes:
+        channel: to the runtime.
+        recipes: what pods were made by.
+        stores: directory of incoming memory.
+        clones: directory of mount clones, in a tmpfs.
+        receiver: of the page streams.
+        pages_port: where that listens.
+    """
+
+    channel: grpc.aio.Channel
+    recipes: Recipes
+    stores: Path
+    clones: Path
+    receiver: Receiver
+    pages_port: int = 0
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One pod that comes.
+
+    Attributes:
+        places: what arrivals share.
+        offer: what the source has said of it.
+        log: the journal of this move.
+        record: what is written down, or STAGED.
+        source_address: of the other node.
+    """
+
+    places: Places
+    offer: peer.OfferRequest
+    log: MoveLog[TargetRecord]
+    record: TargetRecord
+    source_address: str
+    replacement: Replacement | None = None
+    seats: dict[str, staging.Seat] = field(default_factory=dict)
+    net: network.Arriving | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def _write(self, step: TargetStep, reason: str = "") -> None:
+        if not target_may(self.record.step, step):
+            raise Refused(
+                f"it is {self.record.step} here, so it cannot be {step}",
+                where=f"move {self.record.move}",
+            )
+        failpoint(f"target before {step}")
+        self.record = self.record.at(step, reason)
+        if step is not TargetStep.STAGED:  # which costs no write inside the freeze
+            self.log.write(self.record)
+        failpoint(f"target after {step}")
+
+    # ---- before the freeze
+
+    async def prepare(self, made: Replacement | None = None) -> peer.PrepareResponse:
+        """Makes the replacement, or takes the one that a kubelet has made, and all that it needs.
+
+        Raises:
+            PodferryError: a step failed; the caller drops the move.
+        """
+        async with self.lock:
+            places = self.places
+            if made is None:
+                await replacement.require_images(places.channel, self.offer.containers)
+                files = msgspec.msgpack.decode(self.offer.pod_files, type=list[pod_files.PodFile])
+                await asyncio.to_thread(pod_files.write, self.offer.uid, files)
+                made = await replacement.make(places.channel, places.recipes, self.offer)
+            self.replacement = made
+            for name, container_id in made.containers.items():
+                self.seats[name] = await staging.Seat.make(
+                    name, container_id, places.stores, places.clones
+                )
+            old = [ipaddress.ip_address(one) for one in self.offer.addresses]
+            new = [ipaddress.ip_address(one) for one in made.addresses]
+            first = next(iter(self.seats.values())).seen
+            netns = first.joined.get("net", "") if first else ""
+            self.record = _located(self.record, made, netns)
+            self._write(TargetStep.PREPARED)
+            if old:
+                self.net = await asyncio.to_thread(
+                    network.Arriving.prepare, made.sandbox_id, netns, old, new, self.source_address
+                )
+            prepared = []
+            for name, seat in self.seats.items():
+                token = make_token()
+                seat.expect(places.receiver, token, self.offer.source, self.offer.resident_bytes)
+                prepared.append(
+                    peer.PreparedContainer(
+                        name=name, container_id=seat.container_id, page_token=token
+                    )
+                )
+            return peer.PrepareResponse(
+                uid=made.uid,
+                sandbox_id=made.sandbox_id,
+                address=made.addresses[0] if made.addresses else "",
+                containers=prepared,
+                pages_port=places.pages_port,
+            )
+
+    async def files(self, tree: str, frames: AsyncIterator[bytes]) -> peer.FilesResponse:
+        """Takes one round of one tree.
+
+        Raises:
+            InvalidMessage: the frames are not as they should be.
+        """
+        root = self._root_of(tree)
+        done = await apply_tree(root, frames)
+        return peer.FilesResponse(entries=done.entries)
+
+    def _root_of(self, tree: str) -> Path:
+        kind, _, name = tree.partition("/")
+        if self.replacement is None:
+            raise Refused("there is no replacement yet", where=f"move {self.record.move}")
+        if kind == "layer" and name in self.seats:
+            return self.seats[name].rootfs
+        if kind == "volume":
+            for request in self.replacement.created.values():
+                for mount in request.config.mounts:
+                    of = origin(mount.host_path)
+                    if of.bring is Bring.COPY and of.volume == name:
+                        return Path(mount.host_path)
+        raise Refused("the replacement has no such tree", where=tree)
+
+    # ---- inside the freeze
+
+    async def stage(
+        self, epoch: int, sleepers: Mapping[str, Sleeper], flows: bytes
+    ) -> peer.StageResponse:
+        """Restores the tasks up to the point before they run.
+
+        Raises:
+            PodferryError: it cannot be restored; nothing of it has run, nothing will.
+        """
+        async with self.lock:
+            self._require(epoch)
+            began = time.monotonic()
+            await asyncio.gather(*(seat.seal(sleepers[name]) for name, seat in self.seats.items()))
+            sealed = time.monotonic()
+            results = await asyncio.gather(
+                *(seat.stage() for seat in self.seats.values()),
+                asyncio.to_thread(self.net.staged, flows) if self.net else _nothing(),
+                return_exceptions=True,
+            )
+            for one in results:
+                if isinstance(one, BaseException):
+                    raise one
+            self._write(TargetStep.STAGED)
+            ended = time.monotonic()
+            return peer.StageResponse(
+                seal_ms=(sealed - began) * 1e3, restore_ms=(ended - sealed) * 1e3
+            )
+
+    async def commit(self, epoch: int) -> peer.CommitResponse:
+        """Lets it run here; may be asked again.
+
+        Raises:
+            Refused: it was not staged, or was dropped.
+        """
+        async with self.lock:
+            self._require(epoch)
+            began = time.monotonic()
+            if self.record.step is not TargetStep.RESUMED:
+                if self.record.step is not TargetStep.STAGED:
+                    raise Refused(
+                        f"it is {self.record.step} here", where=f"move {self.record.move}"
+                    )
+                self._write(TargetStep.RESUMED)
+            await self.resume()
+            return peer.CommitResponse(resume_ms=(time.monotonic() - began) * 1e3)
+
+    async def resume(self) -> None:
+        """What follows the record RESUMED; may be done again."""
+        containers = self.record.containers
+        if self.net:
+            await asyncio.to_thread(self.net.expose)
+        failpoint("target exposed")
+        await asyncio.gather(*(staging.go(one) for one in containers.values()))
+        failpoint("target went")
+        if self.net:
+            await asyncio.to_thread(self.net.release)
+        self.ended.set()
+
+    async def resume_again(self) -> None:
+        """The same, by a service that was started after the record."""
+        record = self.record
+        if record.addresses and self.net is None:
+            self.net = await asyncio.to_thread(
+                network.Arriving.found,
+                record.sandbox_id, record.netns, record.addresses, record.own_addresses,
+            )  # fmt: skip
+        await self.resume()
+
+    # ---- undo
+
+    async def drop(self, reason: str) -> TargetStep:
+        """Writes DROPPED unless it runs here, and takes everything away; returns what is written.
+
+        A replacement that a kubelet has made is not ours to remove: it starts cold.
+        """
+        async with self.lock:
+            if self.record.step is TargetStep.RESUMED:
+                return TargetStep.RESUMED
+            self._write(TargetStep.DROPPED, reason)
+            logger.warning("move dropped move=%s pod=%s reason=%s", self.record.move,
+                           self.record.pod, reason)  # fmt: skip
+            await asyncio.shield(self.clean())
+            self.ended.set()
+            return TargetStep.DROPPED
+
+    async def clean(self) -> None:
+        """Takes away what a dropped move has left; may be done again."""
+        record = self.record
+        for name, container_id in record.containers.items():
+            with contextlib.suppress(PodferryError):
+                await staging.give_up(container_id, cold=record.by_kubelet)
+            claims.withdraw(container_id)
+            seat = self.seats.get(name) or staging.Seat.of(
+                name, container_id, self.places.stores, self.places.clones
+            )
+            await seat.clean(self.places.receiver)
+        if record.sandbox_id and record.addresses:
+            await asyncio.to_thread(
+                network.Arriving.remove,
+                record.sandbox_id, record.netns, record.addresses, record.own_addresses,
+            )  # fmt: skip
+        if record.sandbox_id and not record.by_kubelet:
+            await replacement.remove_pod(
+                self.places.channel, self.places.recipes,
+                record.sandbox_id, record.containers.values(),
+            )  # fmt: skip
+
+    def _require(self, epoch: int) -> None:
+        if epoch != self.record.epoch:
+            raise Refused(
+                f"this is epoch {self.record.epoch} of it, not {epoch}",
+                where=f"move {self.record.move}",
+            )
+
+
+def _located(record: TargetRecord, made: Replacement, netns: str) -> TargetRecord:
+    return dataclasses.replace(
+        record,
+        uid=made.uid,
+        sandbox_id=made.sandbox_id,
+        containers=dict(made.containers),
+        own_addresses=tuple(made.addresses),
+        netns=netns,
+    )
+
+
+async def _nothing() -> None:
+    return None

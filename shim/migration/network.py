@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network's part of a move in the order of its phases, on either side (docs/reroute.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+import msgspec
+
+from shim.errors import MissingFeature, NotFound, PodferryError
+from shim.network import addresses, flip, ipam, nat, quiesce
+from shim.network import via as ways
+from shim.network.addresses import Prepared
+from shim.network.hold import Hold
+from shim.network.via import Via
+
+logger = logging.getLogger(__name__)
+
+Address = IPv4Address | IPv6Address
+
+DRAIN_S = 0.05
+"""How long accept queues and unread datagrams may take to be read before the freeze."""
+FORWARD_DEADLINE_S = 10.0
+
+
+@dataclass(slots=True)
+class Arriving:
+    """The network of a pod that comes.
+
+    Attributes:
+        hold: shut until the commit.
+        prepared: the addresses, the old ones silent yet.
+        back: the way to the source, for flows that it must see.
+    """
+
+    hold: Hold
+    prepared: Prepared
+    back: Via | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        sandbox_id: str,
+        netns: str,
+        old: Sequence[Address],
+        new: Sequence[Address],
+        source_address: str,
+    ) -> Arriving:
+        """Shuts the hold, then gives the replacement the old addresses. Before the freeze."""
+        hold = _find(sandbox_id) or Hold.create(sandbox_id, Path(netns), [*new, *old])
+        hold.arm()
+        back = None
+        with contextlib.suppress(PodferryError):
+            back = ways.find(ip_address(source_address))
+        prepared = addresses.prepare(Path(netns), old, new, mtu=back.mtu if back else 0)
+        return cls(hold, prepared, back)
+
+    def staged(self, flows: bytes) -> None:
+        """Takes over the source's NAT entries. In the freeze."""
+        if flows:
+            nat.write(msgspec.json.decode(flows, type=list[nat.Flow]), self.back)
+        if hasattr(addresses, "translate"):
+            addresses.translate(self.prepared)
+
+    def expose(self) -> None:
+        """This node's own clients reach the pod here. In the freeze, at the commit."""
+        addresses.expose(self.prepared)
+
+    def release(self) -> None:
+        """What was held goes to the pod, which runs."""
+        self.hold.release()
+
+    @classmethod
+    def found(
+        cls, sandbox_id: str, netns: str, old: Sequence[str], new: Sequence[str]
+    ) -> Arriving | None:
+        """After a restart of the service; None if nothing was made, or it is gone."""
+        hold = _find(sandbox_id)
+        if hold is None:
+            return None
+        return cls(hold, addresses.prepare(Path(netns), _parsed(old), _parsed(new)))
+
+    @staticmethod
+    def remove(sandbox_id: str, netns: str, old: Sequence[str], new: Sequence[str]) -> None:
+        """Undoes all of it; may be done again."""
+        with contextlib.suppress(PodferryError, OSError):
+            prepared = addresses.prepare(Path(netns), _parsed(old), _parsed(new))
+            addresses.withdraw(prepared)
+        for one in old:
+            with contextlib.suppress(PodferryError, OSError):
+                nat.forget(ip_address(one))
+        hold = _find(sandbox_id)
+        if hold is not None:
+            hold.remove()
+
+
+@dataclass(slots=True)
+class Leaving:
+    """The network of a pod that goes.
+
+    Attributes:
+        netns: of its sandbox.
+        addresses: the pod's.
+        hold: made before the freeze.
+        via: the way to the target.
+    """
+
+    netns: Path
+    addresses: tuple[Address, ...]
+    hold: Hold
+    via: Via
+
+    @classmethod
+    def prepare(cls, sandbox_id: str, netns: str, own: Sequence[str], target: str) -> Leaving:
+        """Makes the hold, open yet, and finds the way. Before the freeze."""
+        parsed = tuple(_parsed(own))
+        way = ways.find(ip_address(target))
+        hold = _find(sandbox_id) or Hold.create(sandbox_id, Path(netns), parsed)
+        return cls(Path(netns), parsed, hold, way)
+
+    @classmethod
+    def found(cls, sandbox_id: str, own: Sequence[str], target: str) -> Leaving | None:
+        """After a restart of the service; None if nothing was made, or it is gone."""
+        hold = _find(sandbox_id)
+        if hold is None:
+            return None
+        parsed = tuple(_parsed(own))
+        return cls(Path(), parsed, hold, ways.find(ip_address(target)))
+
+    def quiesce(self) -> None:
+        """Holds every packet for the pod from now on, and lets it read what a dump would lose."""
+        self.hold.arm()
+        left = quiesce.drain(self.netns, DRAIN_S)
+        if left:
+            logger.warning("not drained before the freeze: %s", left)
+
+    def flows(self) -> bytes:
+        """The NAT entries of its flows. In the freeze."""
+        return msgspec.json.encode(nat.read(list(self.addresses)))
+
+    def forward(self, epoch: int) -> bool:
+        """What is held goes to the target, and whatever comes later; true once all has gone."""
+        for one in self.addresses:
+            nat.loosen(one)
+        self.hold.forward(self.via)
+        done = self.hold.wait_forwarded(FORWARD_DEADLINE_S)
+        for one in self.addresses:
+            flip.point(one, [self.via], epoch)
+            ipam.reserve(one)
+        return bool(done)
+
+    def undo(self) -> None:
+        """The pod runs on here: what was held goes to it."""
+        self.hold.release()
+
+
+def _parsed(texts: Sequence[str]) -> list[Address]:
+    return [ip_address(one) for one in texts]
+
+
+def _find(sandbox_id: str) -> Hold | None:
+    try:
+        hold = Hold(sandbox_id[:64])
+    except (NotFound, MissingFeature):
+        return None
+    if not hold.is_complete:
+        hold.remove()
+        return None
+    return hold
