@@ -22,7 +22,6 @@ from shim.core.fitness import Capabilities, obstacles
 from shim.core.launch import Anatomy
 from shim.core.migration import SourceRemedy, SourceStep, source_remedy
 from shim.core.preflight import Blocks
-from shim.core.volumes import Bring, origin
 from shim.errors import NotFound, PodferryError, Refused
 from shim.migration import leaving, pod_files
 from shim.migration.departure import Departure
@@ -30,7 +29,7 @@ from shim.migration.figures import Figures, Progress
 from shim.migration.journal import MoveJournal
 from shim.migration.network import Leaving
 from shim.migration.records import SourceRecord, TargetRecord
-from shim.migration.trees import SourceTree, trees_of
+from shim.migration.trees import trees_of
 from shim.peers import capabilities
 from shim.peers.client import Peers
 from shim.runtime import containerd
@@ -235,7 +234,7 @@ class Source:
             offer=plan.offer,
             anatomies=plan.anatomies,
             netns=first.joined.get("net", ""),
-            trees=await asyncio.to_thread(self._trees, plan),
+            trees=await asyncio.to_thread(trees_of, plan.anatomies, plan.pod.uid),
             tell=tell,
         )
         self.departures[record.move] = departure
@@ -243,16 +242,6 @@ class Source:
             return await departure.run()
         finally:
             self._over(departure)
-
-    def _trees(self, plan: Plan) -> list[SourceTree]:
-        volumes: dict[str, Path] = {}
-        for seen in plan.anatomies.values():
-            made = self._recipes.container(plan.pod.sandbox_id, seen.container_id)
-            for mount in made.config.mounts:
-                of = origin(mount.host_path)
-                if of.bring is Bring.COPY:
-                    volumes[of.volume] = Path(mount.host_path)
-        return trees_of(plan.anatomies, volumes)
 
     def _over(self, departure: Departure) -> None:
         self.departures.pop(departure.record.move, None)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cri_proto import peer_pb2 as peer
-from shim.checkpoint import upper
 from shim.core.launch import Anatomy
 from shim.core.trees import Snapshot
-from shim.files import suspects
+from shim.files import places
 from shim.files.applier import Applier
 from shim.files.reading import Reading
 from shim.files.tree import Summary, Tree, difference
@@ -45,31 +44,31 @@ class SourceTree:
 
     def begin(self) -> Reading | None:
         """Scans it; None if the target has everything."""
-        suspicious = suspects.inodes(self.pids, self.tree.root)
+        upper = self.tree if self.tree.is_overlay else None
+        suspicious = places.mapped_files(self.pids, upper)
         plan = difference(self.last, self.tree.scan(), suspicious)
         if plan.is_empty and self.last is not None:
             return None
         return Reading(self.tree, plan)
 
 
-def trees_of(anatomies: Mapping[str, Anatomy], volumes: Mapping[str, Path]) -> list[SourceTree]:
-    """The trees of a pod.
+def trees_of(anatomies: Mapping[str, Anatomy], uid: str) -> list[SourceTree]:
+    """The trees of a pod: the writable layer of each container, and its emptyDirs.
 
     Args:
         anatomies: its running containers by name.
-        volumes: its emptyDirs, name to directory.
+        uid: of the pod.
 
     Raises:
         MissingFeature: a root is no writable overlay.
     """
     pids = tuple(pid for one in anatomies.values() for pid in one.tasks)
-    found = []
-    for name, seen in anatomies.items():
-        points = {one.point.lstrip("/").encode() for one in seen.mounts if one.point != "/"}
-        tree = Tree(upper.directory_of(seen.mounts), is_overlay=True, exclude=frozenset(points))
-        found.append(SourceTree(f"layer/{name}", tree, pids))
-    for name, path in volumes.items():
-        found.append(SourceTree(f"volume/{name}", Tree(path), pids))
+    found = [
+        SourceTree(f"layer/{name}", places.layer_tree(seen.mounts), seen.tasks)
+        for name, seen in anatomies.items()
+    ]
+    for name, tree in places.empty_dirs(uid).items():
+        found.append(SourceTree(f"volume/{name}", tree, pids))
     return found
 
 
