@@ -71,10 +71,10 @@ def _show_result(result: dict[str, Any]) -> None:
     click.echo(f"{result['pod']} runs on {result['node']}")
     for label, key in (
         ("stood still", "frozen_ms"),
-        ("  dump", "dumped_ms"),
-        ("  last pages and files", "sent_ms"),
-        ("  restore", "staged_ms"),
-        ("  records and resume", "resumed_ms"),
+        ("  dump", "dump_ms"),
+        ("  last pages and files", "send_ms"),
+        ("  restore", "stage_ms"),
+        ("  record and resume", "commit_ms"),
         ("packets were held", "held_ms"),
     ):
         click.echo(f"  {label:<24}{result[key]:8.1f} ms")

@@ -81,6 +81,7 @@ class Arrival:
     net: network.Arriving | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    settling: asyncio.Task[None] | None = None
 
     def _write(self, step: TargetStep, reason: str = "") -> None:
         if not target_may(self.record.step, step):
@@ -223,6 +224,20 @@ class Arrival:
         if self.net:
             await asyncio.to_thread(self.net.release)
         self.ended.set()
+        self.settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        """Once all memory is in, nothing of the move is left but its record."""
+        record = self.record
+        for name, container_id in record.containers.items():
+            seat = self.seats.get(name) or staging.Seat.of(
+                name, container_id, self.places.stores, self.places.clones
+            )
+            await seat.settle(self.places.receiver)
+        self.seats.clear()
+        if self.net:
+            await asyncio.to_thread(self.net.settle)
+        logger.info("settled move=%s pod=%s", record.move, record.pod)
 
     async def resume_again(self) -> None:
         """The same, by a service that was started after the record."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -93,10 +92,17 @@ class Figures:
 
     def as_dict(self) -> dict[str, float | int | bool]:
         """All of it, flat, for programs."""
-        steps = ("held", "frozen", "dumped", "sent", "staged", "gave_up", "resumed", "flipped")
         spans = {
-            f"{end}_ms": round(self.between_ms(begin, end), 2)
-            for begin, end in itertools.pairwise(steps)
+            f"{name}_ms": round(self.between_ms(begin, end), 2)
+            for name, begin, end in (
+                ("quiesce", "held", "frozen"),
+                ("dump", "frozen", "dumped"),
+                ("send", "dumped", "sent"),
+                ("stage", "sent", "staged"),
+                ("give_up", "staged", "gave_up"),
+                ("commit", "gave_up", "resumed"),
+                ("flip", "resumed", "flipped"),
+            )
         }
         return {
             "frozen_ms": round(self.frozen_ms, 2),

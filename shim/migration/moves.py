@@ -17,11 +17,12 @@ from cri_proto import peer_pb2_grpc
 from shim.core.fitness import Capabilities
 from shim.errors import PodferryError, Refused
 from shim.memory.stream import Receiver, TlsFiles
+from shim.migration import network
 from shim.migration.arrival import Places
 from shim.migration.figures import Figures, Progress
 from shim.migration.source import Plan, Source
 from shim.migration.target import Target
-from shim.network import flip, ipam
+from shim.network import flip
 from shim.network import via as ways
 from shim.peers import capabilities
 from shim.peers.client import Peers
@@ -151,8 +152,7 @@ class Moves:
         for text in request.addresses:
             address = ipaddress.ip_address(text)
             if request.clear:
-                await asyncio.to_thread(flip.clear, address, request.epoch)
-                await asyncio.to_thread(ipam.release, address)
+                await asyncio.to_thread(network.forget_address, text, request.epoch)
             elif request.node != self.node:
                 host = self.peers.find(request.node).host
                 way = await asyncio.to_thread(ways.find, ipaddress.ip_address(host))
@@ -167,6 +167,20 @@ class Moves:
                     await stub.Point(request, timeout=5.0)
 
         await asyncio.gather(*(tell(one) for one in self.peers.names if one != but))
+
+    async def sandbox_removed(self, sandbox_id: str) -> None:
+        """Takes away what a removed sandbox's moves have left, here and on the other nodes."""
+        await asyncio.to_thread(network.forget_sandbox, sandbox_id)
+        came = self.target.arrived(sandbox_id)
+        if came is None or self.source.departed(came.uid) is not None:
+            return  # it lives on elsewhere, and is reached through what this node knows
+        self.target.forget(came.move)
+        request = peer.PointRequest(
+            lineage=came.lineage, epoch=came.epoch, addresses=came.addresses, clear=True
+        )
+        for address in came.addresses:
+            await asyncio.to_thread(network.forget_address, address, came.epoch)
+        await self.tell_others(request, self.node)
 
     async def close(self) -> None:
         """Stops listening; what is on the way is found by the next process."""

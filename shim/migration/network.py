@@ -75,6 +75,10 @@ class Arriving:
         """What was held goes to the pod, which runs."""
         self.hold.release()
 
+    def settle(self) -> None:
+        """The pod runs and nothing is held any more: its packets take no detour."""
+        self.hold.remove()
+
     @classmethod
     def found(
         cls, sandbox_id: str, netns: str, old: Sequence[str], new: Sequence[str]
@@ -157,6 +161,20 @@ class Leaving:
     def undo(self) -> None:
         """The pod runs on here: what was held goes to it."""
         self.hold.release()
+
+
+def forget_sandbox(sandbox_id: str) -> None:
+    """Takes away what a sandbox that is removed has left: its hold."""
+    hold = _find(sandbox_id)
+    if hold is not None:
+        hold.remove()
+
+
+def forget_address(address: str, epoch: int) -> None:
+    """This node no longer knows of a moved pod's address; an older epoch is ignored."""
+    flip.clear(ip_address(address), epoch)
+    nat.forget(ip_address(address))
+    ipam.release(ip_address(address))
 
 
 def _parsed(texts: Sequence[str]) -> list[Address]:

@@ -23,6 +23,7 @@ from shim.runtime.monitor import Arming, CriuFailed, Monitor, Pager
 from shim.runtime.monitor_wire import State
 
 PAGER = Path(shim.__file__).parent / "bin" / "podferry-pager"
+SETTLE_POLL_S = 0.1
 ROOM_FACTOR = 2
 SPARE_BYTES = 256 << 20
 """What a container may send above twice its memory: it grows, and its images come too."""
@@ -133,6 +134,12 @@ class Seat:
                     told = explained(self.name, images / "restore.log", error)
                     raise RestoreFailed(told.what, where=told.where, remedy=told.remedy) from error
 
+    async def settle(self, receiver: Receiver) -> None:
+        """Waits until all memory is in, then takes store and clone away."""
+        while await pager_runs(self.container_id):
+            await asyncio.sleep(SETTLE_POLL_S)
+        await self.clean(receiver)
+
     async def clean(self, receiver: Receiver) -> None:
         """Takes the store and the clone away; may be done again."""
         if self.token:
@@ -151,6 +158,14 @@ async def monitor_pid(container_id: str) -> int:
         async with Monitor(monitor.find(container_id)) as asked:
             return (await asked.state()).monitor_pid
     return os.getpid()
+
+
+async def pager_runs(container_id: str) -> bool:
+    """Whether a container's memory is still being filled in."""
+    with contextlib.suppress(PodferryError):
+        async with Monitor(monitor.find(container_id)) as asked:
+            return bool((await asked.state()).pager_pid)
+    return False
 
 
 async def go(container_id: str) -> None:

@@ -200,6 +200,13 @@ class Target:
                 return one.record
         return None
 
+    def forget(self, move: str) -> None:
+        """A pod that came here is gone for good, and so is what is written of its move."""
+        arrival = self.arrivals.pop(move, None)
+        if arrival is not None:
+            arrival.log.close()
+            self._journal.remove(move)
+
     def is_back(self, lineage: str, epoch: int) -> bool:
         """Whether a pod of a lineage runs here by a later move than that of an epoch."""
         return any(

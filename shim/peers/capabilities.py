@@ -7,6 +7,7 @@ import asyncio
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import grpc
@@ -33,22 +34,22 @@ async def here(node: str, version: str, channel: grpc.aio.Channel) -> Capabiliti
         version=version,
         kernel=os.uname().release,
         machine=os.uname().machine,
-        criu_version=await _criu_version(),
+        criu_version=await asyncio.to_thread(_criu_version),
         cpu_flags=await asyncio.to_thread(_cpu_flags),
         free_memory_bytes=psutil.virtual_memory().available,
         has_monitors=await _has_monitors(channel),
     )
 
 
-async def _criu_version() -> str:
+def _criu_version() -> str:
     program = shutil.which("criu", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if program is None:
         return ""
-    process = await asyncio.create_subprocess_exec(
-        program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    # close_fds=False has it spawned rather than forked: gRPC's threads do not bear a fork.
+    done = subprocess.run(
+        [program, "--version"], capture_output=True, check=False, close_fds=False, timeout=10
     )
-    said, _ = await process.communicate()
-    found = re.search(rb"Version: ([0-9][0-9.]*)", said)
+    found = re.search(rb"Version: ([0-9][0-9.]*)", done.stdout)
     return found[1].decode() if found else ""
 
 

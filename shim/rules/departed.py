@@ -9,13 +9,25 @@ is over, inside the caller's deadline. On failure: the call passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from shim.core.methods import RUNTIME, short
-from shim.core.rules import PASS, BaseRule, Call, Hold, Refuse, RequestVerdict
+from shim.core.rules import (
+    PASS,
+    BaseRule,
+    Call,
+    Hold,
+    Message,
+    Refuse,
+    ReplyVerdict,
+    RequestVerdict,
+)
 from shim.errors import Refused
 from shim.migration.source import Source
 
 _STARTS = ("RunPodSandbox", "CreateContainer", "StartContainer")
 _STOPS = ("StopContainer", "StopPodSandbox")
+_REMOVES = ("RemovePodSandbox",)
 
 
 class Departed(BaseRule):
@@ -23,18 +35,20 @@ class Departed(BaseRule):
 
     Args:
         source: the pods that leave.
+        on_removed: told of each sandbox that the runtime has removed.
     """
 
     name = "departed"
-    methods = tuple(RUNTIME + name for name in (*_STARTS, *_STOPS))
+    methods = tuple(RUNTIME + name for name in (*_STARTS, *_STOPS, *_REMOVES))
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, on_removed: Callable[[str], None]) -> None:
         self._source = source
+        self._on_removed = on_removed
 
     def on_request(self, call: Call) -> RequestVerdict:
         """Refuses or delays."""
         sandbox = call.subject.sandbox
-        if sandbox is None:
+        if sandbox is None or short(call.method) in _REMOVES:
             return PASS
         if short(call.method) in _STOPS:
             going = self._source.going(sandbox.sandbox_id)
@@ -49,3 +63,10 @@ class Departed(BaseRule):
                 remedy="delete it here; `podferry migrations` shows its move",
             )
         )
+
+    def on_reply(self, call: Call, reply: Message) -> ReplyVerdict:
+        """Tells of a sandbox that is gone."""
+        if short(call.method) in _REMOVES:
+            sandbox = call.subject.sandbox
+            self._on_removed(sandbox.sandbox_id if sandbox else call.request.pod_sandbox_id)
+        return PASS

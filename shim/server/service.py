@@ -189,8 +189,13 @@ class Service:
         from shim.rules.claim import Claim, ClaimAnswer
         from shim.rules.departed import Departed
 
-        claim = Claim(self.moves.target, self._start_container)
-        return [Departed(self.moves.source), claim, ClaimAnswer()]
+        moves = self.moves
+
+        def removed(sandbox_id: str) -> None:
+            self._spawn(moves.sandbox_removed(sandbox_id))
+
+        claim = Claim(moves.target, self._start_container)
+        return [Departed(moves.source, removed), claim, ClaimAnswer()]
 
     def require_moves(self) -> Moves:
         """The moves of this node.

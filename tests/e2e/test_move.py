@@ -15,6 +15,7 @@ def test_a_redis_moves_there_and_back(pair: tuple[MovingNode, MovingNode]) -> No
         client.ask(3)
         client.start(2)
         result = first.migrate(running.pod, second)
+        print(result)
         assert result["frozen_ms"] > 0
         assert first.processes("redis-server") == []
         assert len(second.processes("redis-server")) == 1

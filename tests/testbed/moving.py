@@ -118,10 +118,11 @@ class MovingNode:
 
 
 def eventually(holds: Callable[[], object], *nodes: MovingNode) -> None:
-    """Waits until something holds; the logs of nodes are shown if it does not."""
+    """Waits until something holds; what nodes have left and their logs are shown if it does not."""
     until = time.monotonic() + DEADLINE_S
     while not holds():
-        assert time.monotonic() < until, "\n".join(f"{n.name}: {n.log()}" for n in nodes)
+        told = [f"{one.name}: {one.log()}\nleft: {one.left()}" for one in nodes]
+        assert time.monotonic() < until, "\n".join(told)
         time.sleep(POLL_S)
 
 

@@ -18,6 +18,10 @@ from tests.workloads import start
 from tests.workloads.start import REDIS
 
 QUIET_S = 0.5
+PARTS = (
+    "held_ms", "frozen_ms", "quiesce_ms", "dump_ms", "send_ms", "stage_ms", "give_up_ms",
+    "commit_ms", "flip_ms", "seal_ms", "restore_ms", "resume_ms",
+)  # fmt: skip
 SETTLE_DEADLINE_S = 60.0
 IDLE_CONNECTIONS = 200
 
@@ -38,8 +42,6 @@ class Moves:
 
     def figures(self) -> dict[str, Any]:
         """As they are printed."""
-        parts = ("held_ms", "frozen_ms", "dumped_ms", "sent_ms", "staged_ms", "gave_up_ms",
-                 "resumed_ms", "flipped_ms", "seal_ms", "restore_ms", "resume_ms")  # fmt: skip
         over = [stall - frozen for stall, frozen in zip(self.stall_ms, self.frozen_ms, strict=True)]
         return {
             "stall_p50_ms": round(statistics.median(self.stall_ms), 2),
@@ -58,7 +60,7 @@ class Moves:
             "moves": len(self.stall_ms),
             "parts_p50_ms": {
                 part: round(statistics.median(one[part] for one in self.results), 2)
-                for part in parts
+                for part in PARTS
             },
             "rounds": [one["rounds"] for one in self.results],
             "last_bytes": [one["last_bytes"] for one in self.results],
