@@ -170,6 +170,12 @@ class Moves:
 
     async def sandbox_removed(self, sandbox_id: str) -> None:
         """Takes away what a removed sandbox's moves have left, here and on the other nodes."""
+        try:
+            await self._sandbox_removed(sandbox_id)
+        except (PodferryError, OSError) as error:
+            logger.error("moves leave something behind sandbox=%s error=%s", sandbox_id, error)
+
+    async def _sandbox_removed(self, sandbox_id: str) -> None:
         await asyncio.to_thread(network.forget_sandbox, sandbox_id)
         came = self.target.arrived(sandbox_id)
         if came is None or self.source.departed(came.uid) is not None:
