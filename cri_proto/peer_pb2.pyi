@@ -35,16 +35,18 @@ class HelloResponse(_message.Message):
     def __init__(self, node: _Optional[str] = ..., version: _Optional[str] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., criu_version: _Optional[str] = ..., cpu_flags: _Optional[_Iterable[str]] = ..., free_memory_bytes: _Optional[int] = ..., has_monitors: _Optional[bool] = ...) -> None: ...
 
 class Container(_message.Message):
-    __slots__ = ("name", "create_request", "image_ref", "finished")
+    __slots__ = ("name", "create_request", "image_ref", "finished", "sleeper")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CREATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
     IMAGE_REF_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    SLEEPER_FIELD_NUMBER: _ClassVar[int]
     name: str
     create_request: bytes
     image_ref: str
     finished: bool
-    def __init__(self, name: _Optional[str] = ..., create_request: _Optional[bytes] = ..., image_ref: _Optional[str] = ..., finished: _Optional[bool] = ...) -> None: ...
+    sleeper: bytes
+    def __init__(self, name: _Optional[str] = ..., create_request: _Optional[bytes] = ..., image_ref: _Optional[str] = ..., finished: _Optional[bool] = ..., sleeper: _Optional[bytes] = ...) -> None: ...
 
 class OfferRequest(_message.Message):
     __slots__ = ("move", "lineage", "epoch", "source", "pod", "uid", "run_request", "containers", "addresses", "resident_bytes", "labels", "by_kubelet", "claim_deadline_s", "pod_files")

@@ -21,10 +21,9 @@ import grpc
 import msgspec
 
 from cri_proto import peer_pb2 as peer
-from shim.core.launch import Sleeper
 from shim.core.migration import TargetStep, target_may
 from shim.core.volumes import Bring, origin
-from shim.errors import PodferryError, Refused
+from shim.errors import InvalidMessage, PodferryError, Refused
 from shim.failpoints import failpoint
 from shim.memory.stream import Receiver, make_token
 from shim.migration import network, pod_files, replacement, staging
@@ -125,10 +124,12 @@ class Arrival:
                 self.net = await asyncio.to_thread(
                     network.Arriving.prepare, made.sandbox_id, netns, old, new, self.source_address
                 )
+            told = {one.name: one.sleeper for one in self.offer.containers}
             prepared = []
             for name, seat in self.seats.items():
                 token = make_token()
                 seat.expect(places.receiver, token, self.offer.source, self.offer.resident_bytes)
+                await seat.arm(told[name])
                 prepared.append(
                     peer.PreparedContainer(
                         name=name, container_id=seat.container_id, page_token=token
@@ -169,20 +170,27 @@ class Arrival:
     # ---- inside the freeze
 
     async def stage(
-        self, epoch: int, sleepers: Mapping[str, Sleeper], flows: bytes
+        self, epoch: int, sleepers: Mapping[str, bytes], flows: bytes
     ) -> peer.StageResponse:
         """Restores the tasks up to the point before they run.
+
+        Args:
+            epoch: of the move.
+            sleepers: what is told of each container, as `Seat.arm` wants it.
+            flows: NAT entries of the pod's flows.
 
         Raises:
             PodferryError: it cannot be restored; nothing of it has run, nothing will.
         """
         async with self.lock:
             self._require(epoch)
+            if set(sleepers) != set(self.seats):
+                raise InvalidMessage(
+                    f"containers {sorted(sleepers)} are told, {sorted(self.seats)} are claimed"
+                )
             began = time.monotonic()
-            await asyncio.gather(*(seat.seal(sleepers[name]) for name, seat in self.seats.items()))
-            sealed = time.monotonic()
             results = await asyncio.gather(
-                *(seat.stage() for seat in self.seats.values()),
+                *(self._stage_one(seat, sleepers[name]) for name, seat in self.seats.items()),
                 asyncio.to_thread(self.net.staged, flows) if self.net else _nothing(),
                 return_exceptions=True,
             )
@@ -190,10 +198,12 @@ class Arrival:
                 if isinstance(one, BaseException):
                     raise one
             self._write(TargetStep.STAGED)
-            ended = time.monotonic()
-            return peer.StageResponse(
-                seal_ms=(sealed - began) * 1e3, restore_ms=(ended - sealed) * 1e3
-            )
+            return peer.StageResponse(restore_ms=(time.monotonic() - began) * 1e3)
+
+    @staticmethod
+    async def _stage_one(seat: staging.Seat, came: bytes) -> None:
+        await seat.arm(came)  # again, if something of it has changed since
+        await seat.stage()
 
     async def commit(self, epoch: int) -> peer.CommitResponse:
         """Lets it run here; may be asked again.

@@ -101,8 +101,7 @@ class Leaver:
 
     def staged(self) -> peer.StagedContainer:
         """What the target needs to know of it."""
-        sleeper = msgspec.json.encode(Sleeper.of(self._seen))
-        return peer.StagedContainer(name=self.name, sleeper=sleeper)
+        return peer.StagedContainer(name=self.name, sleeper=told(self._seen))
 
     # ---- afterwards
 
@@ -148,6 +147,11 @@ class Leaver:
         if self.seen is None:
             raise Refused("it is not known any more", where=f"container {self.name}")
         return self.seen
+
+
+def told(seen: Anatomy) -> bytes:
+    """What the target is told of a container."""
+    return msgspec.json.encode(Sleeper.of(seen))
 
 
 async def require_monitor(pod: PodHere, name: str, container_id: str) -> None:

@@ -167,6 +167,7 @@ class Source:
                     create_request=made.SerializeToString(),
                     image_ref=made.config.image.image,
                     finished=name not in anatomies,
+                    sleeper=leaving.told(anatomies[name]) if name in anatomies else b"",
                 )
             )
             host_paths += [mount.host_path for mount in made.config.mounts]

@@ -10,12 +10,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 import shim
 from shim.checkpoint import anatomy, mount_clone, request
 from shim.checkpoint.bed import RestoreFailed, explained, opened
 from shim.core import launch
-from shim.core.launch import Anatomy, Launch, Sleeper
-from shim.errors import PodferryError, Refused
+from shim.core.launch import Anatomy, Sleeper
+from shim.errors import InvalidMessage, PodferryError, Refused
 from shim.memory.store import PageStore
 from shim.memory.stream import Receiver
 from shim.runtime import monitor
@@ -41,7 +43,7 @@ class Seat:
         rootfs: its root file system as the node sees it.
         seen: the claimed container.
         store: the memory that has come.
-        launch: its restore, once the source has frozen it.
+        armed: what its restore was composed of.
     """
 
     name: str
@@ -52,7 +54,7 @@ class Seat:
     seen: Anatomy | None = None
     store: PageStore | None = None
     token: bytes = b""
-    launch: Launch | None = None
+    armed: bytes = b""
 
     @classmethod
     def of(cls, name: str, container_id: str, stores: Path, clones: Path) -> Seat:
@@ -87,35 +89,29 @@ class Seat:
             peer_name=source,
         )
 
-    async def seal(self, came: Sleeper) -> None:
-        """Closes the store against the image, and composes the restore.
+    async def arm(self, came: bytes) -> None:
+        """Composes the restore and starts CRIU, which waits for its request; nothing if it has.
 
         Args:
-            came: what the source knows of the container; mounts and pipes are the image's, the
-                rest is this node's.
+            came: what the source knows of the container, JSON; mounts and pipes are the image's,
+                the rest is this node's.
 
         Raises:
-            Refused: a mount of it is not here.
-            NativeError: a page is missing, or the image is not whole.
+            Refused: something that it has there is not here.
+            InvalidMessage: it is no such message.
         """
         if self.store is None or self.seen is None:
             raise Refused("no memory was expected", where=f"container {self.name}")
-        self.launch = launch.restore_elsewhere(
-            came, self.seen, str(self.store.images), str(self.clone), lazy=True
-        )
-        await asyncio.to_thread(self.store.seal)
-
-    async def stage(self) -> None:
-        """Restores it up to the point before it runs.
-
-        Raises:
-            RestoreFailed: told why and what to do; it can be staged again.
-        """
-        if self.store is None or self.launch is None:
-            raise Refused("it is not sealed", where=f"container {self.name}")
-        images, what = self.store.images, self.launch
+        if came == self.armed:
+            return
+        try:
+            sleeper = msgspec.json.decode(came, type=Sleeper)
+        except msgspec.DecodeError as error:
+            raise InvalidMessage(f"what is told of container {self.name}: {error}") from error
+        images = str(self.store.images)
+        what = launch.restore_elsewhere(sleeper, self.seen, images, str(self.clone), lazy=True)
         argv = (
-            str(PAGER), "--store", str(self.directory), "--work-dir", str(images),
+            str(PAGER), "--store", str(self.directory), "--work-dir", images,
             "--journal", str(self.directory / "pager.journal"),
         )  # fmt: skip
         with opened(what.enter) as namespaces:
@@ -128,11 +124,28 @@ class Seat:
                         remove_images=True,
                     )
                 )
-                try:
-                    await asked.stage()
-                except CriuFailed as error:
-                    told = explained(self.name, images / "restore.log", error)
-                    raise RestoreFailed(told.what, where=told.where, remedy=told.remedy) from error
+                await asked.prepare()
+        self.armed = came
+
+    async def stage(self) -> None:
+        """Restores it up to the point before it runs.
+
+        Raises:
+            RestoreFailed: told why and what to do; it can be staged again.
+            NativeError: a page is missing, or the image is not whole.
+        """
+        if self.store is None or not self.armed:
+            raise Refused("it is not armed", where=f"container {self.name}")
+        await asyncio.to_thread(self.store.seal)
+        async with Monitor(monitor.find(self.container_id)) as asked:
+            try:
+                await asked.stage()
+            except CriuFailed as error:
+                log = self.store.images / "restore.log"
+                failed = explained(self.name, log, error)
+                raise RestoreFailed(
+                    failed.what, where=failed.where, remedy=failed.remedy
+                ) from error
 
     async def settle(self, receiver: Receiver) -> None:
         """Waits until all memory is in, then takes store and clone away."""

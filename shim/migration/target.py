@@ -10,10 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
-
 from cri_proto import peer_pb2 as peer
-from shim.core.launch import Sleeper
 from shim.core.migration import SourceStep, TargetRemedy, TargetStep, target_remedy
 from shim.errors import InvalidMessage, NotFound, PodferryError, Refused
 from shim.migration.arrival import Arrival, Places
@@ -139,17 +136,7 @@ class Target:
     async def stage(self, request: peer.StageRequest) -> peer.StageResponse:
         """Restores up to the point before the tasks run; a failure drops the move."""
         arrival = self._find(request.move)
-        try:
-            sleepers = {
-                one.name: msgspec.json.decode(one.sleeper, type=Sleeper)
-                for one in request.containers
-            }
-        except msgspec.DecodeError as error:
-            raise InvalidMessage(f"what is told of a container: {error}") from error
-        if set(sleepers) != set(arrival.seats):
-            raise InvalidMessage(
-                f"containers {sorted(sleepers)} are told, {sorted(arrival.seats)} are claimed"
-            )
+        sleepers = {one.name: one.sleeper for one in request.containers}
         try:
             return await arrival.stage(request.epoch, sleepers, request.flows)
         except BaseException as error:

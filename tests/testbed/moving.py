@@ -46,8 +46,16 @@ class MovingNode:
     def __init__(self, name: str, node: Node, settings: str) -> None:
         self.name = name
         self.node = node
+        self.settings = settings
         self.shim = Shim(node, settings)
         self.kubelet = Kubelet(node, service.SOCKET)
+
+    def restart(self, env: dict[str, str]) -> None:
+        """Starts the service anew, with these variables beside its own."""
+        if self.shim.daemon.is_running():
+            self.shim.stop()
+        self.shim = Shim(self.node, self.settings, env)
+        self.shim.start()
 
     def command(self, *words: str, check: bool = True) -> Result:
         """Runs podferry."""
@@ -110,6 +118,10 @@ class MovingNode:
         cri.stop_pod_sandbox(sandbox_id)
         cri.remove_pod_sandbox(sandbox_id)
 
+    def stop(self) -> None:
+        """Ends its service."""
+        self.shim.stop()
+
     def remove_all(self) -> None:
         """Removes whatever pods are there, kubelet's own too."""
         self.kubelet.pods.clear()
@@ -155,7 +167,8 @@ def moving(nodes: Sequence[Node], extra: str = "") -> Iterator[list[MovingNode]]
             )
             made.append(MovingNode(name, node, settings))
         for one in made:
-            stack.enter_context(one.shim)
+            one.shim.start()
+            stack.callback(one.stop)
             stack.callback(one.kubelet.cri.close)
             stack.callback(one.remove_all)
         yield made
