@@ -5,7 +5,8 @@
 
 One connection asks all the time, one request after the other; IDLE connections say nothing; new
 connections are opened every 20 ms. Commands come on stdin, one a line, each is answered by one JSON
-object: `begin`, `end` (what was felt since), `check` (every idle connection asks once), `quit`.
+object: `begin`, `end` (what was felt since), `timeline` (the same, and the longest answer of each
+20 ms), `check` (every idle connection asks once), `quit`.
 It uses the standard library only.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 DEADLINE_S = 20.0
 FRESH_EVERY_S = 0.02
+BUCKET_S = 0.02
 
 
 class Connection:
@@ -66,6 +68,7 @@ class Load:
         with self.lock:
             self.asked = 0
             self.longest_s = 0.0
+            self.buckets: dict[int, list[float]] = {}
             self.fresh: list[float] = []
             self.begun_s = time.monotonic()
             self.timeouts = timeouts()
@@ -83,6 +86,9 @@ class Load:
             with self.lock:
                 self.asked += 1
                 self.longest_s = max(self.longest_s, now - last)
+                seen = self.buckets.setdefault(int((now - self.begun_s) / BUCKET_S), [0, 0])
+                seen[0] += 1
+                seen[1] = max(seen[1], (now - last) * 1e3)
             last = now
 
     def keep_dialling(self) -> None:
@@ -118,12 +124,23 @@ class Load:
             except (OSError, ValueError) as error:
                 self.failed(error)
 
+    def timeline(self) -> dict[str, Any]:
+        """The same, with answers and the longest of them for each bucket."""
+        figures = self.figures()
+        with self.lock:
+            figures["timeline"] = [
+                [round(number * BUCKET_S, 3), count, round(longest, 3)]
+                for number, (count, longest) in sorted(self.buckets.items())
+            ]
+        return figures
+
     def figures(self) -> dict[str, Any]:
         """What was felt since the beginning."""
         with self.lock:
             took_s = time.monotonic() - self.begun_s
             return {
                 "asked": self.asked,
+                "since_s": took_s,
                 "per_s": self.asked / took_s,
                 "longest_ms": self.longest_s * 1e3,
                 "fresh_ms": list(self.fresh),
@@ -157,7 +174,8 @@ def main() -> None:
             load.reset_figures()
         elif word == "check":
             load.check()
-        print(json.dumps(load.figures()), flush=True)
+        answer = load.timeline() if word == "timeline" else load.figures()
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

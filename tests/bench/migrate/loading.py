@@ -56,6 +56,10 @@ class Loading:
         """What was felt since."""
         return self._ask("end")
 
+    def timeline(self) -> dict[str, Any]:
+        """The same, with the longest answer of each 20 ms."""
+        return self._ask("timeline")
+
     def check(self) -> dict[str, Any]:
         """Has every idle connection ask; the totals."""
         return self._ask("check")
