@@ -16,7 +16,7 @@ from shim.checkpoint.bed import explained, opened
 from shim.checkpoint.pods import PodHere
 from shim.core import launch
 from shim.core.launch import Anatomy, Purpose, Sleeper
-from shim.errors import PodferryError, Refused, Unavailable
+from shim.errors import NotFound, PodferryError, Refused, Unavailable
 from shim.memory.stream import Sender, TlsFiles
 from shim.migration.memory import Memory
 from shim.peers.client import Peer
@@ -112,8 +112,8 @@ class Leaver:
                 await asked.resume()
 
     async def depart(self) -> None:
-        """What stands still ends in silence; nothing if it has."""
-        with contextlib.suppress(Unavailable):
+        """What stands still ends in silence; nothing if it has, or is gone altogether."""
+        with contextlib.suppress(NotFound, Unavailable):
             async with Monitor(monitor.find(self.container_id)) as asked:
                 if (await asked.state()).state is State.HELD:
                     await asked.depart()
