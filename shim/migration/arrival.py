@@ -122,8 +122,9 @@ class Arrival:
             self._write(TargetStep.PREPARED)
             if old:
                 self.net = await asyncio.to_thread(
-                    network.Arriving.prepare, made.sandbox_id, netns, old, new, self.source_address
-                )
+                    network.Arriving.prepare,
+                    made.sandbox_id, netns, old, new, self.source_address, self.record.epoch,
+                )  # fmt: skip
             told = {one.name: one.sleeper for one in self.offer.containers}
             prepared = []
             for name, seat in self.seats.items():
@@ -256,6 +257,7 @@ class Arrival:
             self.net = await asyncio.to_thread(
                 network.Arriving.found,
                 record.sandbox_id, record.netns, record.addresses, record.own_addresses,
+                record.epoch,
             )  # fmt: skip
         await self.resume()
 
@@ -291,6 +293,7 @@ class Arrival:
             await asyncio.to_thread(
                 network.Arriving.remove,
                 record.sandbox_id, record.netns, record.addresses, record.own_addresses,
+                record.epoch,
             )  # fmt: skip
         if record.sandbox_id and not record.by_kubelet:
             await replacement.remove_pod(

@@ -35,11 +35,13 @@ class Arriving:
     Attributes:
         hold: shut until the commit.
         prepared: the addresses, the old ones silent yet.
+        epoch: of the move.
         back: the way to the source, for flows that it must see.
     """
 
     hold: Hold
     prepared: Prepared
+    epoch: int
     back: Via | None = None
 
     @classmethod
@@ -50,15 +52,16 @@ class Arriving:
         old: Sequence[Address],
         new: Sequence[Address],
         source_address: str,
+        epoch: int,
     ) -> Arriving:
         """Shuts the hold, then gives the replacement the old addresses. Before the freeze."""
         hold = _find(sandbox_id) or Hold.create(sandbox_id, Path(netns), [*new, *old])
         hold.arm()
-        back = None
-        with contextlib.suppress(PodferryError):
-            back = ways.find(ip_address(source_address))
-        prepared = addresses.prepare(Path(netns), old, new, mtu=back.mtu if back else 0)
-        return cls(hold, prepared, back)
+        back = ways.find(ip_address(source_address))
+        prepared = addresses.prepare(Path(netns), old, new, mtu=back.mtu)
+        flip.ready([back])
+        flip.expect(prepared, epoch)
+        return cls(hold, prepared, epoch, back)
 
     def staged(self, flows: bytes) -> None:
         """Takes over the source's NAT entries. In the freeze."""
@@ -68,12 +71,15 @@ class Arriving:
             addresses.translate(self.prepared)
 
     def expose(self) -> None:
-        """This node's own clients reach the pod here. In the freeze, at the commit."""
+        """This node's own clients reach the pod here, and it may speak. In the freeze."""
         addresses.expose(self.prepared)
+        self.hold.speak()
 
     def release(self) -> None:
         """What was held goes to the pod, which runs."""
         self.hold.release()
+        for one in _parsed(self.prepared.old):
+            flip.point(one, self.prepared.via(), self.epoch)
 
     def settle(self) -> None:
         """The pod runs and nothing is held any more: its packets take no detour."""
@@ -81,16 +87,18 @@ class Arriving:
 
     @classmethod
     def found(
-        cls, sandbox_id: str, netns: str, old: Sequence[str], new: Sequence[str]
+        cls, sandbox_id: str, netns: str, old: Sequence[str], new: Sequence[str], epoch: int
     ) -> Arriving | None:
         """After a restart of the service; None if nothing was made, or it is gone."""
         hold = _find(sandbox_id)
         if hold is None:
             return None
-        return cls(hold, addresses.prepare(Path(netns), _parsed(old), _parsed(new)))
+        return cls(hold, addresses.prepare(Path(netns), _parsed(old), _parsed(new)), epoch)
 
     @staticmethod
-    def remove(sandbox_id: str, netns: str, old: Sequence[str], new: Sequence[str]) -> None:
+    def remove(
+        sandbox_id: str, netns: str, old: Sequence[str], new: Sequence[str], epoch: int
+    ) -> None:
         """Undoes all of it; may be done again."""
         with contextlib.suppress(PodferryError, OSError):
             prepared = addresses.prepare(Path(netns), _parsed(old), _parsed(new))
@@ -98,6 +106,7 @@ class Arriving:
         for one in old:
             with contextlib.suppress(PodferryError, OSError):
                 nat.forget(ip_address(one))
+                flip.clear(ip_address(one), epoch)
         hold = _find(sandbox_id)
         if hold is not None:
             hold.remove()
@@ -124,6 +133,7 @@ class Leaving:
         """Makes the hold, open yet, and finds the way. Before the freeze."""
         parsed = tuple(_parsed(own))
         way = ways.find(ip_address(target))
+        flip.ready([way])
         hold = _find(sandbox_id) or Hold.create(sandbox_id, Path(netns), parsed)
         return cls(Path(netns), parsed, hold, way)
 
