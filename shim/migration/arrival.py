@@ -227,10 +227,11 @@ class Arrival:
     async def resume(self) -> None:
         """What follows the record RESUMED; may be done again."""
         containers = self.record.containers
-        if self.net:
-            await asyncio.to_thread(self.net.expose)
-        failpoint("target exposed")
-        await asyncio.gather(*(staging.go(one) for one in containers.values()))
+        failpoint("target resumes")
+        await asyncio.gather(
+            *(staging.go(one) for one in containers.values()),
+            asyncio.to_thread(self.net.expose) if self.net else _nothing(),
+        )
         failpoint("target went")
         if self.net:
             await asyncio.to_thread(self.net.release)
@@ -240,6 +241,8 @@ class Arrival:
     async def _settle(self) -> None:
         """Once all memory is in, nothing of the move is left but its record."""
         record = self.record
+        if self.net:
+            await asyncio.to_thread(self.net.point)
         for name, container_id in record.containers.items():
             seat = self.seats.get(name) or staging.Seat.of(
                 name, container_id, self.places.stores, self.places.clones

@@ -259,9 +259,7 @@ class Departure:
         self._say("commit", f"it runs on {self.other.node}")
         # Packets first: the record only spares a later process the question.
         if self.net:
-            self.figures.all_forwarded = await asyncio.to_thread(
-                self.net.forward, self.record.epoch
-            )
+            await asyncio.to_thread(self.net.forward)
             self.figures.mark("flipped")
         await asyncio.to_thread(self._write, SourceStep.DEPARTED)
 
@@ -271,7 +269,8 @@ class Departure:
             await one.depart()
         failpoint("source ended the originals")
         if self.net:
-            await asyncio.to_thread(self.net.forward, self.record.epoch)
+            await asyncio.to_thread(self.net.forward)
+            self.figures.all_forwarded = await asyncio.to_thread(self.net.point, self.record.epoch)
 
     async def _settle(self) -> None:
         for one in self.leavers.values():

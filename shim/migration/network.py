@@ -69,15 +69,19 @@ class Arriving:
             nat.write(msgspec.json.decode(flows, type=list[nat.Flow]), self.back)
         if hasattr(addresses, "translate"):
             addresses.translate(self.prepared)
+        # It runs only after the commit, but then what it says must not wait for anybody.
+        self.hold.speak()
 
     def expose(self) -> None:
-        """This node's own clients reach the pod here, and it may speak. In the freeze."""
+        """This node's own clients reach the pod here. In the freeze, at the commit."""
         addresses.expose(self.prepared)
-        self.hold.speak()
 
     def release(self) -> None:
         """What was held goes to the pod, which runs."""
         self.hold.release()
+
+    def point(self) -> None:
+        """Packets of other nodes that come this way are not sent on. After the release."""
         for one in _parsed(self.prepared.old):
             flip.point(one, self.prepared.via(), self.epoch)
 
@@ -157,11 +161,14 @@ class Leaving:
         """The NAT entries of its flows. In the freeze."""
         return msgspec.json.encode(nat.read(list(self.addresses)))
 
-    def forward(self, epoch: int) -> bool:
-        """What is held goes to the target, and whatever comes later; true once all has gone."""
+    def forward(self) -> None:
+        """What is held goes to the target, and whatever comes later; at once after the commit."""
+        self.hold.forward(self.via)
+
+    def point(self, epoch: int) -> bool:
+        """This node's own packets go there directly; true once all that was held has gone."""
         for one in self.addresses:
             nat.loosen(one)
-        self.hold.forward(self.via)
         done = self.hold.wait_forwarded(FORWARD_DEADLINE_S)
         for one in self.addresses:
             flip.point(one, [self.via], epoch)

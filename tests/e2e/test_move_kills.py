@@ -41,7 +41,7 @@ TARGET = (
     "target after staged",
     "target before resumed",
     "target after resumed",
-    "target exposed",
+    "target resumes",
     "target went",
 )
 # Written when a move is given up; killed there in the tests of failures.
