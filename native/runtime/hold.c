@@ -24,7 +24,6 @@ static bool criu_lives(const struct pr_monitor *monitor)
 
 void pr_hold_reached(struct pr_monitor *monitor)
 {
-	pr_sleep_placeholder_joins(monitor);
 	int failed = pr_cgroups_freeze(&monitor->container);
 	if (!failed && criu_lives(monitor)) {
 		pr_operation_pause(monitor, PR_HELD);
@@ -66,6 +65,8 @@ int32_t pr_hold_depart(struct pr_monitor *monitor, int status, const char **why)
 	if (monitor->state != PR_HELD)
 		return PR_WRONG_STATE;
 	monitor->agreed = status;
+	/* Not before: joining takes a millisecond for each hierarchy, and nobody waits for it here. */
+	pr_sleep_placeholder_joins(monitor);
 	pr_operation_go_on(monitor, PR_TO_DEPART, PR_CHECKPOINTING, PR_CRIU_TIMEOUT_MS);
 	/* First every task's death is certain, then CRIU's, which gets no chance to take a socket
 	 * out of repair: its channel stays open until it is gone, and nobody answers. */

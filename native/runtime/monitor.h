@@ -140,12 +140,16 @@ void pr_serve_answer(struct pr_monitor *monitor, struct pr_connection *connectio
 
 /* serve_move.c: the verbs of a move; false if it is none of them. */
 bool pr_serve_move(struct pr_monitor *monitor, struct pr_connection *connection,
-		   const struct pr_header *header, const uint8_t *packet, size_t bytes);
+		   const struct pr_header *header, const uint8_t *packet, size_t bytes,
+		   const int *fds, int count);
 /* One of them has waited for the end of a change of state. */
 void pr_serve_move_settled(struct pr_monitor *monitor, struct pr_connection *connection,
 			   const struct pr_header *header, int32_t status, const char *text);
 
 /* sleep.c */
+/* Starts CRIU for a dump that is about to be asked for; the container runs on. */
+int32_t pr_sleep_prepare(struct pr_monitor *monitor, const uint8_t *packet, size_t bytes,
+			 const int *fds, int count, const char **why);
 int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t *packet,
 		       size_t bytes, const int *fds, int count, const char **why);
 void pr_sleep_advance(struct pr_monitor *monitor);

@@ -219,7 +219,7 @@ void pr_operation_criu_ended(struct pr_monitor *monitor, int status)
 	}
 	if (monitor->state == PR_CLAIMED || monitor->state == PR_STAGED)
 		pr_claim_criu_ended(monitor);
-	if (monitor->state == PR_ASLEEP)
+	if (monitor->state == PR_ASLEEP || monitor->state == PR_RUNNING)
 		pr_wake_criu_ended(monitor);
 }
 

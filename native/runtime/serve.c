@@ -266,7 +266,7 @@ static bool serve(struct pr_monitor *monitor, struct pr_connection *connection,
 		connection->subscribed = true;
 		break;
 	default:
-		if (pr_serve_move(monitor, connection, header, packet, bytes))
+		if (pr_serve_move(monitor, connection, header, packet, bytes, fds, count))
 			return false;
 		status = PR_BAD_REQUEST;
 		why = "no such verb";

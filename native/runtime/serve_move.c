@@ -92,7 +92,8 @@ static void leave(struct pr_monitor *monitor, struct pr_connection *connection,
 }
 
 bool pr_serve_move(struct pr_monitor *monitor, struct pr_connection *connection,
-		   const struct pr_header *header, const uint8_t *packet, size_t bytes)
+		   const struct pr_header *header, const uint8_t *packet, size_t bytes,
+		   const int *fds, int count)
 {
 	const char *why = NULL;
 	bool waits = false;
@@ -115,7 +116,9 @@ bool pr_serve_move(struct pr_monitor *monitor, struct pr_connection *connection,
 		status = pr_claim_undo(monitor, &why);
 		break;
 	case PR_PREPARE:
-		status = pr_claim_prepare(monitor, &why);
+		status = monitor->state == PR_RUNNING
+				 ? pr_sleep_prepare(monitor, packet, bytes, fds, count, &why)
+				 : pr_claim_prepare(monitor, &why);
 		break;
 	case PR_GO:
 		status = go(monitor, &waits, &why);

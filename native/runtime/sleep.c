@@ -43,7 +43,7 @@ static const char *obstacle(struct pr_monitor *monitor, uint32_t flags, int32_t 
 	if (access(monitor->exec_fifo, F_OK) == 0)
 		return "the container has not been started";
 	*status = PR_BUSY;
-	if (monitor->criu > 0)
+	if (monitor->criu > 0 && !monitor->prepared)
 		return "the last CRIU has not ended";
 	if (pr_serve_leases(monitor) > 0)
 		return "a verb of the container runtime is under way";
@@ -172,6 +172,28 @@ static bool note_images(struct pr_monitor *monitor, const uint8_t *packet, size_
 	return symlink(monitor->images, link) == 0;
 }
 
+int32_t pr_sleep_prepare(struct pr_monitor *monitor, const uint8_t *packet, size_t bytes,
+			 const int *fds, int count, const char **why)
+{
+	int picked[PR_FDS_MAX], enter[PR_ENTER_MAX];
+	if (monitor->prepared)
+		return PR_OK;
+	*why = "the last CRIU has not ended";
+	if (monitor->criu > 0)
+		return PR_BUSY;
+	*why = "the request is not complete";
+	int given = pick_fds(packet, bytes, PR_ITEM_CRIU_FDS, fds, count, picked, PR_CRIU_FDS_MAX);
+	int entered =
+		pick_fds(packet, bytes, PR_ITEM_CRIU_NAMESPACES, fds, count, enter, PR_ENTER_MAX);
+	if (given < 0 || entered < 0)
+		return PR_BAD_REQUEST;
+	*why = "CRIU cannot be executed";
+	if (start_criu(monitor, picked, given, enter, entered) < 0)
+		return PR_CRIU_FAILED;
+	monitor->prepared = true;
+	return PR_OK;
+}
+
 int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t *packet,
 		       size_t bytes, const int *fds, int count, const char **why)
 {
@@ -199,10 +221,13 @@ int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t
 
 	bool hold = flags & PR_FLAG_HOLD;
 	enum pr_goal goal = leave ? PR_TO_RUN_ON : hold ? PR_TO_HOLD : PR_TO_SLEEP;
+	if (monitor->prepared && !hold)
+		pr_wake_disarm(monitor); /* it was started for a move */
 	pr_operation_start(monitor, goal, PR_BY_CLIENT, (int)timeout_ms);
 	*why = "CRIU or the placeholder cannot be started";
 	pr_cgroups_lift_cpu(&monitor->container, monitor->cpu_note);
-	int failed = start_criu(monitor, picked, given, enter, entered);
+	int failed = monitor->prepared ? 0 : start_criu(monitor, picked, given, enter, entered);
+	monitor->prepared = false;
 	/* The placeholder is the younger one and keeps CRIU's channel open: should this process be
 	 * killed, CRIU has its own death signal before it could see the end of the channel, which
 	 * it would take for the order to let the tasks and their sockets go. */

@@ -112,7 +112,7 @@ int32_t pr_wake_arm(struct pr_monitor *monitor, uint32_t flags, const uint8_t *p
 static void drop_prepared(struct pr_monitor *monitor)
 {
 	monitor->ready_wanted = false;
-	if (monitor->state != PR_ASLEEP)
+	if (monitor->state != PR_ASLEEP && monitor->state != PR_RUNNING)
 		return; /* of a claimed container it may wait for the next word */
 	if (monitor->prepared) {
 		kill(monitor->criu, SIGKILL);

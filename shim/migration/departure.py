@@ -164,6 +164,7 @@ class Departure:
 
     async def _freeze_and_stage(self) -> None:
         figures, leavers = self.figures, list(self.leavers.values())
+        await asyncio.gather(*(one.ready() for one in leavers))
         self._check_abort()
         self._say("freeze")
         # Before any packet is held: a service that finds this record releases and thaws.

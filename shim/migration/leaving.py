@@ -15,7 +15,7 @@ from shim.checkpoint import cores, images, request
 from shim.checkpoint.bed import explained, opened
 from shim.checkpoint.pods import PodHere
 from shim.core import launch
-from shim.core.launch import Anatomy, Purpose, Sleeper
+from shim.core.launch import Anatomy, Launch, Purpose, Sleeper
 from shim.errors import NotFound, PodferryError, Refused, Unavailable
 from shim.memory.stream import Sender, TlsFiles
 from shim.migration.memory import Memory
@@ -69,6 +69,19 @@ class Leaver:
         """Sends what was written since the last round; its bytes."""
         return await asyncio.to_thread(self._memory.round)
 
+    async def ready(self) -> None:
+        """Starts CRIU, which waits for its request: 20 ms that the freeze does not have to wait.
+
+        Raises:
+            MonitorRefused: the container is in no state for it.
+        """
+        with opened(self._dump("").enter) as namespaces:
+            async with Monitor(monitor.find(self.container_id)) as asked:
+                await asked.prepare(namespaces=namespaces)
+
+    def _dump(self, freezer: str) -> Launch:
+        return launch.dump(self._seen, str(self.images), Purpose.MOVE, lazy=True, freezer=freezer)
+
     # ---- while it stands still
 
     async def dump(self, freezer: str) -> None:
@@ -77,7 +90,7 @@ class Leaver:
         Raises:
             PodferryError: told why and what to do; it can run on.
         """
-        down = launch.dump(self._seen, str(self.images), Purpose.SLEEP, lazy=True, freezer=freezer)
+        down = self._dump(freezer)
         with opened(down.enter) as namespaces:
             async with Monitor(monitor.find(self.container_id)) as asked:
                 try:
@@ -108,8 +121,11 @@ class Leaver:
     async def resume(self) -> None:
         """It runs on here; nothing if it does."""
         async with Monitor(monitor.find(self.container_id)) as asked:
-            if (await asked.state()).state is State.HELD:
+            state = (await asked.state()).state
+            if state is State.HELD:
                 await asked.resume()
+            elif state is State.RUNNING:
+                await asked.disarm()
 
     async def depart(self) -> None:
         """What stands still ends in silence; nothing if it has, or is gone altogether."""

@@ -247,7 +247,11 @@ class Target:
         record = arrival.record
         remedy = target_remedy(record.step, None)
         if remedy is TargetRemedy.RESUME:
-            await arrival.resume_again()
+            try:
+                await arrival.resume_again()
+            except NotFound:  # it has ended since
+                await arrival.clean()
+                self.forget(record.move)
         elif remedy is TargetRemedy.DROP:
             await arrival.drop("the service was started anew in the middle of it")
         elif record.step is TargetStep.DROPPED and record.sandbox_id:

@@ -308,15 +308,21 @@ class Monitor:
         """
         return (await self._ask(Verb.UNCLAIM)).snapshot()
 
-    async def prepare(self) -> Snapshot:
-        """Starts CRIU for a claimed and armed container, so that ``stage`` need not.
+    async def prepare(self, *, namespaces: Sequence[int] = ()) -> Snapshot:
+        """Starts CRIU ahead: for a claimed and armed container, or for a dump of one that runs.
 
-        CRIU gets its namespaces and descriptors now, its request from the last ``arm``.
+        CRIU gets its namespaces now; its request comes from the last ``arm``, or with
+        ``hold_checkpoint``. ``disarm`` ends it again.
+
+        Args:
+            namespaces: of a container that runs, as ``checkpoint`` wants them.
 
         Raises:
-            MonitorRefused: it is not claimed or not armed.
+            MonitorRefused: it neither runs nor is claimed and armed.
         """
-        return (await self._ask(Verb.PREPARE)).snapshot()
+        carried = _Descriptors()
+        items = [(Item.CRIU_NAMESPACES, carried.indexes(namespaces))] if namespaces else []
+        return (await self._ask(Verb.PREPARE, items, carried.all)).snapshot()
 
     async def stage(self) -> Snapshot:
         """Restores into a claimed and armed container, up to the point where it would run: STAGED.
