@@ -53,6 +53,7 @@ class Departure:
         anatomies: its running containers by name.
         netns: of its sandbox.
         trees: of its files.
+        node_address: this node's, as the others know it.
         tell: called with each piece of progress.
     """
 
@@ -64,6 +65,7 @@ class Departure:
     anatomies: dict[str, Anatomy]
     netns: str
     trees: list[SourceTree]
+    node_address: str
     tell: Callable[[Progress], None]
     figures: Figures = field(default_factory=Figures)
     leavers: dict[str, Leaver] = field(default_factory=dict)
@@ -123,6 +125,7 @@ class Departure:
             self.net = await asyncio.to_thread(
                 Leaving.prepare,
                 self.record.sandbox_id, self.netns, self.record.addresses, self.other.host,
+                self.node_address,
             )  # fmt: skip
         await self._rounds()
 

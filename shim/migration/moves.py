@@ -28,8 +28,8 @@ from shim.peers import capabilities
 from shim.peers.client import Peers
 from shim.peers.identity import Identity
 from shim.peers.server import PeerService
+from shim.runtime.options import server_options
 from shim.runtime.recipes import Recipes
-from shim.server.options import server_options
 from shim.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class Moves:
         self._version = version
         self._identity = Identity.of(settings.peers)
         self.peers = Peers(self._identity, settings.peers.nodes)
+        self._host = settings.peers.listen.rpartition(":")[0].strip("[]")
         self._receiver = Receiver()
         state, run = Path(settings.service.state_dir), Path(settings.service.run_dir)
         self._places = places = Places(
@@ -70,6 +71,7 @@ class Moves:
         self.target = Target(self.node, places, state / "arrivals", self.peers)
         self.source = Source(
             node=self.node,
+            address=self._host,
             settings=settings.move,
             channel=channel,
             recipes=recipes,
@@ -97,11 +99,10 @@ class Moves:
         Raises:
             OSError: an address cannot be listened at.
         """
-        host = self._settings.peers.listen.rpartition(":")[0].strip("[]")
         files = self._identity.files
         tls = TlsFiles(certificate=files.certificate, key=files.key, authority=files.ca)
         self._places.pages_port = await asyncio.to_thread(
-            self._receiver.start, host, self._settings.peers.pages_port, tls
+            self._receiver.start, self._host, self._settings.peers.pages_port, tls
         )
         await self.target.recover()
         self._server = grpc.aio.server(options=server_options(CONNECTION_AGE_S))

@@ -66,7 +66,10 @@ class Arriving:
     def staged(self, flows: bytes) -> None:
         """Takes over the source's NAT entries. In the freeze."""
         if flows:
-            nat.write(msgspec.json.decode(flows, type=list[nat.Flow]), self.back)
+            known = msgspec.json.decode(flows, type=list[nat.Flow])
+            anchors = {self.back.node: [self.back]} if self.back else {}
+            for lost in nat.write(known, self.prepared, anchors, self.epoch):
+                logger.warning("a flow is not kept: %s", lost.outgoing)
         if hasattr(addresses, "translate"):
             addresses.translate(self.prepared)
         # It runs only after the commit, but then what it says must not wait for anybody.
@@ -107,10 +110,10 @@ class Arriving:
         with contextlib.suppress(PodferryError, OSError):
             prepared = addresses.prepare(Path(netns), _parsed(old), _parsed(new))
             addresses.withdraw(prepared)
-        for one in old:
-            with contextlib.suppress(PodferryError, OSError):
-                nat.forget(ip_address(one))
-                flip.clear(ip_address(one), epoch)
+        with contextlib.suppress(PodferryError, OSError):
+            nat.forget(_parsed(old))
+            for one in _parsed(old):
+                flip.clear(one, epoch)
         hold = _find(sandbox_id)
         if hold is not None:
             hold.remove()
@@ -125,30 +128,34 @@ class Leaving:
         addresses: the pod's.
         hold: made before the freeze.
         via: the way to the target.
+        node: this node's address, as the others know it.
     """
 
     netns: Path
     addresses: tuple[Address, ...]
     hold: Hold
     via: Via
+    node: Address
 
     @classmethod
-    def prepare(cls, sandbox_id: str, netns: str, own: Sequence[str], target: str) -> Leaving:
+    def prepare(
+        cls, sandbox_id: str, netns: str, own: Sequence[str], target: str, node: str
+    ) -> Leaving:
         """Makes the hold, open yet, and finds the way. Before the freeze."""
         parsed = tuple(_parsed(own))
         way = ways.find(ip_address(target))
         flip.ready([way])
         hold = _find(sandbox_id) or Hold.create(sandbox_id, Path(netns), parsed)
-        return cls(Path(netns), parsed, hold, way)
+        return cls(Path(netns), parsed, hold, way, ip_address(node))
 
     @classmethod
-    def found(cls, sandbox_id: str, own: Sequence[str], target: str) -> Leaving | None:
+    def found(cls, sandbox_id: str, own: Sequence[str], target: str, node: str) -> Leaving | None:
         """After a restart of the service; None if nothing was made, or it is gone."""
         hold = _find(sandbox_id)
         if hold is None:
             return None
         parsed = tuple(_parsed(own))
-        return cls(Path(), parsed, hold, ways.find(ip_address(target)))
+        return cls(Path(), parsed, hold, ways.find(ip_address(target)), ip_address(node))
 
     def quiesce(self) -> None:
         """Holds every packet for the pod from now on, and lets it read what a dump would lose."""
@@ -159,7 +166,7 @@ class Leaving:
 
     def flows(self) -> bytes:
         """The NAT entries of its flows. In the freeze."""
-        return msgspec.json.encode(nat.read(list(self.addresses)))
+        return msgspec.json.encode(nat.read(self.addresses, self.node))
 
     def forward(self) -> None:
         """What is held goes to the target, and whatever comes later; at once after the commit."""
@@ -167,8 +174,7 @@ class Leaving:
 
     def point(self, epoch: int) -> bool:
         """This node's own packets go there directly; true once all that was held has gone."""
-        for one in self.addresses:
-            nat.loosen(one)
+        nat.loosen(self.addresses)
         done = self.hold.wait_forwarded(FORWARD_DEADLINE_S)
         for one in self.addresses:
             flip.point(one, [self.via], epoch)
@@ -190,7 +196,7 @@ def forget_sandbox(sandbox_id: str) -> None:
 def forget_address(address: str, epoch: int) -> None:
     """This node no longer knows of a moved pod's address; an older epoch is ignored."""
     flip.clear(ip_address(address), epoch)
-    nat.forget(ip_address(address))
+    nat.forget([ip_address(address)])
     ipam.release(ip_address(address))
 
 

@@ -68,6 +68,7 @@ class Source:
 
     Args:
         node: this node's name.
+        address: this node's, as the others know it.
         settings: budget, rounds, deadlines.
         channel: to the runtime.
         recipes: what pods were made by.
@@ -82,6 +83,7 @@ class Source:
     def __init__(
         self,
         node: str,
+        address: str,
         settings: Move,
         channel: grpc.aio.Channel,
         recipes: Recipes,
@@ -93,6 +95,7 @@ class Source:
         is_back: Callable[[str, int], bool],
     ) -> None:
         self._node = node
+        self._address = address
         self._settings = settings
         self._channel = channel
         self._recipes = recipes
@@ -236,6 +239,7 @@ class Source:
             anatomies=plan.anatomies,
             netns=first.joined.get("net", ""),
             trees=await asyncio.to_thread(trees_of, plan.anatomies, plan.pod.uid),
+            node_address=self._address,
             tell=tell,
         )
         self.departures[record.move] = departure
@@ -329,6 +333,7 @@ class Source:
             anatomies=anatomies,
             netns="",
             trees=[],
+            node_address=self._address,
             tell=lambda said: logger.info("move=%s %s %s", record.move, said.phase, said.text),
         )
         departure.figures.fresh = False
@@ -338,8 +343,9 @@ class Source:
         }
         with contextlib.suppress(PodferryError):
             departure.net = await asyncio.to_thread(
-                Leaving.found, record.sandbox_id, record.addresses, record.target_address
-            )
+                Leaving.found,
+                record.sandbox_id, record.addresses, record.target_address, self._address,
+            )  # fmt: skip
         return departure
 
     async def _recover(self, departure: Departure) -> None:

@@ -12,7 +12,7 @@ import grpc
 from cri_proto import peer_pb2_grpc
 from shim.errors import InvalidInput, NotFound, PodferryError, Refused, Unavailable
 from shim.peers.identity import Identity
-from shim.server.options import channel_options
+from shim.runtime.options import channel_options
 
 _BY_CODE: dict[grpc.StatusCode, type[PodferryError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,

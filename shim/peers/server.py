@@ -13,7 +13,7 @@ from cri_proto import peer_pb2_grpc
 from shim.errors import InvalidMessage, PodferryError
 from shim.peers import capabilities
 from shim.peers.identity import peer_name
-from shim.server.interception import STATUS_BY_NUMBER
+from shim.runtime.options import STATUS_BY_NUMBER
 
 if TYPE_CHECKING:
     from shim.migration.moves import Moves

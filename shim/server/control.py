@@ -21,7 +21,7 @@ from shim.core.calls import CallRecord, percentile
 from shim.errors import InvalidMessage, PodferryError
 from shim.migration import commands
 from shim.runtime import containerd
-from shim.server.interception import STATUS_BY_NUMBER
+from shim.runtime.options import STATUS_BY_NUMBER
 
 if TYPE_CHECKING:
     from shim.server.service import Service

@@ -22,6 +22,7 @@ import grpc
 from shim.core.calls import CallRecord
 from shim.core.rules import Answer, Call, Changed, Hold, Refuse, Rule, RuleBook, fails_closed
 from shim.errors import Code, PodferryError, RuleFailed
+from shim.runtime.options import STATUS_BY_NUMBER
 from shim.server import codec
 
 logger = logging.getLogger(__name__)
@@ -175,6 +176,3 @@ class Interception:
 async def _abort(error: PodferryError, context: Any) -> None:
     # The one place where an error of our tree becomes a status on the CRI socket.
     await context.abort(STATUS_BY_NUMBER[int(error.code)], str(error))
-
-
-STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}

@@ -36,6 +36,7 @@ from shim.rules.remember import Remember
 from shim.rules.settle import Settle
 from shim.rules.wake import Wake
 from shim.runtime import containerd
+from shim.runtime.options import channel_options, server_options
 from shim.runtime.recipes import Recipes
 from shim.runtime.recollection import Recollection
 from shim.server import calllog
@@ -43,7 +44,6 @@ from shim.server.control import Control
 from shim.server.interception import Interception
 from shim.server.metrics import Metrics
 from shim.server.notify import notify, watchdog_interval_s
-from shim.server.options import channel_options, server_options
 from shim.server.passthrough import Passthrough
 from shim.server.predecessor import Predecessor, control_path
 from shim.server.sockets import ONLY_US, Listener, PublicSocket, ownership_of, probe

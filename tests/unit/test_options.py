@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from shim.server import options
+from shim.runtime import options
 
 CHANNEL = dict(options.channel_options())
 SERVER = dict(options.server_options(10.0))

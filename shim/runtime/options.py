@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import grpc
+
+STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 UNLIMITED = -1
 METADATA_BYTES = 16 * 1024 * 1024
 WINDOW_BYTES = 256 * 1024
