@@ -241,8 +241,6 @@ class Arrival:
     async def _settle(self) -> None:
         """Once all memory is in, nothing of the move is left but its record."""
         record = self.record
-        if self.net:
-            await asyncio.to_thread(self.net.point)
         for name, container_id in record.containers.items():
             seat = self.seats.get(name) or staging.Seat.of(
                 name, container_id, self.places.stores, self.places.clones

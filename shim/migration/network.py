@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from shim.core.flows import Flow
 from shim.errors import MissingFeature, NotFound, PodferryError
 from shim.network import addresses, flip, ipam, nat, quiesce
 from shim.network import via as ways
@@ -66,12 +67,10 @@ class Arriving:
     def staged(self, flows: bytes) -> None:
         """Takes over the source's NAT entries. In the freeze."""
         if flows:
-            known = msgspec.json.decode(flows, type=list[nat.Flow])
+            known = msgspec.json.decode(flows, type=list[Flow])
             anchors = {self.back.node: [self.back]} if self.back else {}
             for lost in nat.write(known, self.prepared, anchors, self.epoch):
                 logger.warning("a flow is not kept: %s", lost.outgoing)
-        if hasattr(addresses, "translate"):
-            addresses.translate(self.prepared)
         # It runs only after the commit, but then what it says must not wait for anybody.
         self.hold.speak()
 
@@ -82,11 +81,6 @@ class Arriving:
     def release(self) -> None:
         """What was held goes to the pod, which runs."""
         self.hold.release()
-
-    def point(self) -> None:
-        """Packets of other nodes that come this way are not sent on. After the release."""
-        for one in _parsed(self.prepared.old):
-            flip.point(one, self.prepared.via(), self.epoch)
 
     def settle(self) -> None:
         """The pod runs and nothing is held any more: its packets take no detour."""
@@ -146,6 +140,7 @@ class Leaving:
         way = ways.find(ip_address(target))
         flip.ready([way])
         hold = _find(sandbox_id) or Hold.create(sandbox_id, Path(netns), parsed)
+        hold.limit(way)
         return cls(Path(netns), parsed, hold, way, ip_address(node))
 
     @classmethod
@@ -162,7 +157,7 @@ class Leaving:
         self.hold.arm()
         left = quiesce.drain(self.netns, DRAIN_S)
         if left:
-            logger.warning("not drained before the freeze: %s", left)
+            logger.warning("not drained before the freeze: %s", left.told())
 
     def flows(self) -> bytes:
         """The NAT entries of its flows. In the freeze."""
