@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import grpc
 from cri_proto import peer_pb2 as peer
 from cri_proto import peer_pb2_grpc
 from shim.core.fitness import Capabilities
-from shim.errors import PodferryError, Refused
+from shim.errors import NativeError, PodferryError, Refused
 from shim.memory.stream import Receiver, TlsFiles
 from shim.migration import network
 from shim.migration.arrival import Places
@@ -35,6 +36,8 @@ from shim.settings import Settings
 logger = logging.getLogger(__name__)
 
 CONNECTION_AGE_S = 3600.0
+PORT_PATIENCE_S = 20.0
+PORT_RETRY_S = 0.2
 
 
 class Moves:
@@ -101,9 +104,7 @@ class Moves:
         """
         files = self._identity.files
         tls = TlsFiles(certificate=files.certificate, key=files.key, authority=files.ca)
-        self._places.pages_port = await asyncio.to_thread(
-            self._receiver.start, self._host, self._settings.peers.pages_port, tls
-        )
+        await self._listen_for_pages(tls)
         await self.target.recover()
         self._server = grpc.aio.server(options=server_options(CONNECTION_AGE_S))
         peer_pb2_grpc.add_PeerServicer_to_server(PeerService(self), self._server)
@@ -130,6 +131,27 @@ class Moves:
         )
         await self.tell_others(request, plan.target)
         return figures
+
+    async def _listen_for_pages(self, tls: TlsFiles) -> None:
+        # A predecessor gives the port up only after it has heard that it may retire.
+        until_s = asyncio.get_running_loop().time() + PORT_PATIENCE_S
+        while True:
+            try:
+                self._places.pages_port = await asyncio.to_thread(
+                    self._receiver.start, self._host, self._settings.peers.pages_port, tls
+                )
+                return
+            except NativeError as error:
+                late = asyncio.get_running_loop().time() > until_s
+                if error.errno_value != errno.EADDRINUSE or late:
+                    raise
+            await asyncio.sleep(PORT_RETRY_S)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a pod is on its way from or to this node."""
+        coming = any(not self.target.is_over(one) for one in self.target.arrivals)
+        return coming or bool(self.source.departures)
 
     def require_source(self, move: str, asker: str) -> None:
         """Makes sure that only the source of a move speaks about it.
@@ -191,8 +213,10 @@ class Moves:
 
     async def close(self) -> None:
         """Stops listening; what is on the way is found by the next process."""
-        if self._server is not None:
-            await self._server.stop(0)
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await server.stop(0)
         await self.target.close()
         await self.peers.close()
         await asyncio.to_thread(self._receiver.close)

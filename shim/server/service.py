@@ -271,6 +271,11 @@ class Service:
         """
         if self._successor is not None or self.phase != "serving":
             raise Refused("a handover is under way", where="handover", remedy="wait for its end")
+        if self.moves is not None and self.moves.is_busy:
+            raise Refused(
+                "a pod is on its way", where="handover",
+                remedy="wait until `podferry migrations` shows no move under way",
+            )  # fmt: skip
         self._successor = Successor(own_command())
         # Shielded: who asked may go away, but what was begun must be seen through to its end, or
         # this process would neither guard its sockets nor accept a handover ever again.
@@ -324,6 +329,8 @@ class Service:
         logger.info("retiring successor=%d calls=%d", successor_pid, len(self.ledger.in_flight))
         self._retired.set()
         self._spawn(self.sleeping.close())  # the successor has them now
+        if self.moves is not None:
+            self._spawn(self.moves.close())
         self._spawn(self._linger())
 
     async def _linger(self) -> None:

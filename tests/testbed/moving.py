@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from shim.network.rtnetlink import ROUTE_PROTOCOL
 from shim.peers import authority
 from tests.testbed import front, service
 from tests.testbed.kubelet import Kubelet, Pod
@@ -105,8 +106,10 @@ class MovingNode:
             if self.node.path(place).is_dir()
             for one in self.node.path(place).iterdir()
         ]
-        routes = self.node.exec(["ip", "route", "show"]).text.splitlines()
-        return found + [one for one in routes if "proto podferry" in one or "proto 0x" in one]
+        routes = self.node.exec(
+            ["ip", "route", "show", "proto", str(ROUTE_PROTOCOL)]
+        ).text.splitlines()
+        return found + routes
 
     def log(self) -> str:
         """The end of its service's log."""
