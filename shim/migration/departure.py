@@ -176,11 +176,12 @@ class Departure:
         if self.net:
             await asyncio.to_thread(self.net.quiesce)
         figures.mark("frozen")
+        # With the hold shut they do not change any more.
+        flows = asyncio.create_task(asyncio.to_thread(self.net.flows) if self.net else _no_flows())
         groups = await asyncio.to_thread(freezer.freeze, list(self.anatomies.values()))
         await asyncio.gather(*(one.dump(groups[one.container_id]) for one in leavers))
         figures.mark("dumped")
         failpoint("source dumped")
-        flows = asyncio.to_thread(self.net.flows) if self.net else _no_flows()
         sent, files, nat = await asyncio.gather(
             asyncio.gather(*(one.send_last() for one in leavers)),
             send_trees(self.other, self.record.move, self.trees),
