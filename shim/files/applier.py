@@ -43,7 +43,6 @@ from shim.files.tree import Summary
 
 SIZE_MAX = (1 << 63) - 1
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Records come in this order; within a group paths ascend, so that none comes twice.
 _GROUP = {
@@ -307,10 +306,8 @@ class Applier:
             remove_in(parent, name)
             os.rename(nodes.stash_name(number), name,
                       src_dir_fd=self._place.root_fd, dst_dir_fd=parent)  # fmt: skip
-        elif record.flags & FRESH:
-            remove_in(parent, name)
         if record.flags & FRESH:
-            fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
+            fd = nodes.create_file(parent, name)
         else:
             with self._place.opened(record.path, os.O_RDWR) as found:
                 fd = os.dup(found)
@@ -391,8 +388,8 @@ class Applier:
             os.close(kept)
 
     def _finish(self, record: Record) -> None:
-        if self._stashes:
-            raise InvalidMessage("a stash was not used")
+        for number in self._stashes:  # what moved was gone before S could read it
+            remove_in(self._place.root_fd, nodes.stash_name(number))
         said = summary_of(record.body)
         for path, mtime in self._times.items():
             if path == b"":

@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shim.core.tree_frames import XATTR_BYTES_MAX, Attributes, shown
@@ -30,19 +32,46 @@ def reach(parent: int, name: bytes) -> str:
     return f"/proc/self/fd/{parent}/{os.fsdecode(name)}"
 
 
-def xattrs_of(place: int | str, path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+@contextmanager
+def pinned(parent: int, name: bytes, entry: Entry) -> Iterator[int]:
+    """A descriptor of an entry as it was scanned, whatever takes its name meanwhile.
+
+    Raises:
+        OSError: it is gone, or another has its name.
+    """
+    place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        seen = os.fstat(place)
+        if seen.st_ino != entry.inode or stat.S_IFMT(seen.st_mode) != stat.S_IFMT(entry.mode):
+            raise FileNotFoundError(errno.ENOENT, "another has its name")
+        yield place
+    finally:
+        os.close(place)
+
+
+def of_pinned(entry: Entry, place: int) -> Attributes:
+    """As `of`, by a descriptor that was opened as a path only."""
+    # Through the descriptor's link, which leads to the entry itself, a symbolic link too.
+    xattrs = xattrs_of(f"/proc/self/fd/{place}", entry.path, follow=True)
+    return Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, xattrs)
+
+
+def xattrs_of(
+    place: int | str, path: bytes, *, follow: bool = False
+) -> tuple[tuple[bytes, bytes], ...]:
     """Extended attributes that travel.
 
     Args:
-        place: a descriptor, or a path whose last name is not followed.
+        place: a descriptor, or a path.
         path: for the error.
+        follow: whether the path's last name is followed.
 
     Raises:
         MissingFeature: the overlay keeps the entry's content elsewhere.
         Refused: they are larger than what travels.
         OSError: the entry is gone.
     """
-    follow = isinstance(place, int)
+    follow = follow or isinstance(place, int)
     try:
         names = [os.fsencode(one) for one in os.listxattr(place, follow_symlinks=follow)]
     except OSError as error:
@@ -69,7 +98,7 @@ def xattrs_of(place: int | str, path: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(found)
 
 
-def of(entry: Entry, place: int | str) -> Attributes:
+def of(entry: Entry, place: int) -> Attributes:
     """An entry's attributes as they were scanned, with its extended ones as they are now."""
     xattrs = xattrs_of(place, entry.path)
     return Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, xattrs)

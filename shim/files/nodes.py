@@ -12,6 +12,7 @@ from shim.files import attributes
 from shim.files.confined import remove_in
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLAIN = (stat.S_IFIFO, stat.S_IFSOCK)
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
@@ -19,6 +20,19 @@ _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 def stash_name(number: int) -> bytes:
     """Where a file that moves waits, in the root of its tree."""
     return b".podferry-stash-%d" % number
+
+
+def create_file(parent: int, name: bytes) -> int:
+    """Makes an empty file in place of whatever is there, and opens it.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    try:
+        return os.open(name, _CREATE, 0o600, dir_fd=parent)
+    except FileExistsError:
+        remove_in(parent, name)
+        return os.open(name, _CREATE, 0o600, dir_fd=parent)
 
 
 def make_directory(parent: int, name: bytes, wanted: Attributes) -> None:

@@ -24,7 +24,16 @@ from shim.core.tree_frames import (
     FrameWriter,
     Operation,
 )
-from shim.core.trees import BLOCK_BYTES, HASH_BYTES, Content, Directory, Entry, Plan, Snapshot
+from shim.core.trees import (
+    BLOCK_BYTES,
+    HASH_BYTES,
+    Content,
+    Directory,
+    Entry,
+    Plan,
+    Snapshot,
+    packed,
+)
 from shim.errors import InvalidMessage
 from shim.files import attributes, blocks
 from shim.files.confined import Confined
@@ -70,6 +79,7 @@ class Reading:
         self._blocks: dict[bytes, bytes] = {}
         self._lost: set[bytes] = set()
         self._unsettled: set[int] = set()
+        self._is_in_file = False
 
     def frames(self) -> Iterator[bytes]:
         """Yields the frames.
@@ -90,7 +100,9 @@ class Reading:
             for step in plan.made:
                 yield from self._step(place, step)
         for path, target in plan.links:
-            if target.path not in self._lost:
+            if target.path in self._lost:
+                self._lost.add(path)
+            else:
                 yield from add(Operation.LINK, path, target.path)
         total = self._tree.summary(plan.new)
         yield from add(Operation.FINISH, body=TOTALS.pack(total.entries, total.low, total.high))
@@ -103,8 +115,18 @@ class Reading:
         kept = {path: hashes for path, hashes in old.items() if path not in gone}
         return replace(
             self.plan.new,
+            records=self._records(),
             blocks={**kept, **self._blocks},
             unsettled=frozenset(self._unsettled) | self.plan.suspicious,
+        )
+
+    def _records(self) -> bytes:
+        """What was scanned; what went away then is marked so that it is equal to nothing."""
+        if not self._lost:
+            return self.plan.new.records
+        return b"".join(
+            packed(replace(one, inode=0, ctime=(0, 0)) if one.path in self._lost else one)
+            for one in self.plan.new
         )
 
     def _step(self, place: Confined, step: Content | Directory | Entry) -> Iterator[bytes]:
@@ -122,14 +144,17 @@ class Reading:
         except (OSError, InvalidMessage) as error:
             if isinstance(error, OSError) and error.errno not in _GONE:
                 raise
+            if self._is_in_file:
+                torn = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime)
+                yield from self._writer.add(Operation.END, entry.path, torn.packed(), TORN)
             self._lose(entry)
+        self._is_in_file = False
 
     def _lose(self, entry: Entry) -> None:
         """An entry that went away: the next scan tells what has become of it."""
         self.figures.skipped += 1
         self._lost.add(entry.path)
         self._blocks.pop(entry.path, None)
-        self._unsettled.add(entry.inode)
 
     def _is_below_lost(self, path: bytes) -> bool:
         return bool(self._lost) and any(path.startswith(one + b"/") for one in self._lost)
@@ -139,7 +164,8 @@ class Reading:
         require_whole(entry)
         if entry.path:
             parent, name = place.parent(entry.path)
-            wanted = attributes.of(entry, attributes.reach(parent, name))
+            with attributes.pinned(parent, name, entry) as found:
+                wanted = attributes.of_pinned(entry, found)
         else:
             wanted = attributes.of(entry, place.root_fd)
         flags = REPLACE if step.is_replaced else 0
@@ -147,9 +173,11 @@ class Reading:
 
     def _other(self, place: Confined, entry: Entry) -> Iterator[bytes]:
         parent, name = place.parent(entry.path)
-        wanted = attributes.of(entry, attributes.reach(parent, name)).packed()
-        if stat.S_ISLNK(entry.mode):
-            target = os.fsencode(os.readlink(name, dir_fd=parent))
+        with attributes.pinned(parent, name, entry) as found:
+            wanted = attributes.of_pinned(entry, found).packed()
+            is_link = stat.S_ISLNK(entry.mode)
+            target = os.fsencode(os.readlink(b"", dir_fd=found)) if is_link else b""
+        if is_link:
             yield from self._writer.add(Operation.SYMLINK, entry.path, wanted + target)
         else:
             body = wanted + OFFSET.pack(entry.device)
@@ -166,6 +194,7 @@ class Reading:
             elif step.base is None:
                 flags = FRESH
             body = OFFSET.pack(seen.st_size) + number
+            self._is_in_file = True
             yield from self._writer.add(Operation.FILE, entry.path, body, flags)
             if step.is_known and seen.st_size == entry.size:
                 hashes = step.base or b""
@@ -186,6 +215,7 @@ class Reading:
         mtime = divmod(after.st_mtime_ns, 1_000_000_000)
         late = replace(wanted, mode=after.st_mode, uid=after.st_uid, gid=after.st_gid, mtime=mtime)
         flags = TORN if is_torn else 0
+        self._is_in_file = False
         yield from self._writer.add(Operation.END, entry.path, late.packed(), flags)
 
     def _data(self, fd: int, size_bytes: int, base: bytes | None) -> Generator[bytes, None, bytes]:

@@ -102,7 +102,6 @@ HOSTILE: dict[str, tuple[Record, ...]] = {
     "stash out of order": (BEGIN, (Operation.STASH, b"existing", wire.NUMBER.pack(7), 0)),
     "unknown stash": (
         BEGIN, (Operation.FILE, b"x", wire.OFFSET.pack(1) + wire.NUMBER.pack(3), wire.STASHED)),
-    "unused stash": (BEGIN, (Operation.STASH, b"existing", wire.NUMBER.pack(0), 0), FINISH),
     "write into a link": (BEGIN, file(b"way-out", flags=0)),
     "link to outside": (BEGIN, link(b"mine", b"../outside/secret")),
     "link through a link": (BEGIN, link(b"mine", b"way-out/secret")),
@@ -217,6 +216,14 @@ def test_what_is_sound_is_applied(place: Path, outside: Path) -> None:
         applier.finish()
     assert (root / "name").read_bytes() == b"12345"
     assert (root / "null").stat().st_rdev == os.makedev(1, 3)
+
+
+def test_a_stash_that_is_not_used_is_dropped(place: Path, outside: Path) -> None:
+    stash = (Operation.STASH, b"existing", wire.NUMBER.pack(0), 0)
+    with Applier(place / "root", 4096, 100) as applier:
+        applier.feed(frame(BEGIN, stash, FINISH))
+        applier.finish()
+    assert sorted(one.name for one in (place / "root").iterdir()) == ["fifo", "way-out"]
 
 
 def test_a_whiteout_can_never_be_made(place: Path, outside: Path) -> None:

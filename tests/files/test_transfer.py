@@ -302,7 +302,7 @@ def test_a_tree_that_changes_all_the_time_settles_once_it_rests(ends: tuple[Path
     transfer = Transfer(Tree(source), target)
     writer.start()
     try:
-        for _ in range(15):
+        for _ in range(40):
             transfer.round(prove=False)
     finally:
         stop.set()
