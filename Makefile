@@ -30,8 +30,8 @@ bench-wake: setup ## what sleep and wake cost; QUICK=1 for a short run
 bench-migrate: setup ## what a move costs, beside CRIU alone; QUICK=1 for a short run
 	@scripts/in-testbed -m tests.bench.migrate
 
-conformance: setup ## critest direct and through podferry; CRITEST=/path/to/critest
-	@scripts/in-testbed -m tests.conformance critest --critest "$(CRITEST)"
+conformance: setup ## critest direct and through podferry; CRITEST=/path/to/critest, MONITOR=1
+	@scripts/in-testbed -m tests.conformance critest --critest "$(CRITEST)" $(if $(MONITOR),--monitor)
 
 kubelet: setup ## a real kubelet on podferry's socket; KUBELET=/path/to/kubelet
 	@scripts/in-testbed -m tests.conformance kubelet --kubelet "$(KUBELET)"

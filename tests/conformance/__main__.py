@@ -39,15 +39,16 @@ def main() -> None:
     metavar="SECONDS",
     help="Replace podferry so often during its runs; 0 for never.",
 )
+@click.option("--monitor", is_flag=True, help="A third run each: with the container monitor.")
 @KEEP
 def critest_command(
-    path: str, rounds: int, focus: str, handover_every_s: float, keep: Path | None
+    path: str, rounds: int, focus: str, handover_every_s: float, monitor: bool, keep: Path | None
 ) -> None:
     """critest, direct and through podferry: what passes directly must pass through podferry."""
     program = _given(path, "critest", "CRITEST=/path/to/critest")
     from tests.conformance import critest
 
-    options = critest.Options(rounds, focus, handover_every_s, keep)
+    options = critest.Options(rounds, focus, handover_every_s, keep, monitor)
     _finish(lambda: critest.main(program, options, click.echo))
 
 

@@ -18,13 +18,11 @@ class Status:
 
     Attributes:
         pid: its process, as the node counts.
-        total: calls since it started.
-        calls: the same by method.
+        calls: calls since it started, by method.
         errors: those of them that ended with another code than OK, by method.
     """
 
     pid: int
-    total: int
     calls: Counter[str]
     errors: Counter[str]
 
@@ -43,7 +41,7 @@ def status(node: Node) -> Status:
         name = one["method"].rpartition("/")[2]
         calls[name] += int(one["calls"])
         errors[name] += int(one["errors"])
-    return Status(int(said["pid"]), int(said["calls_total"]), calls, +errors)
+    return Status(int(said["pid"]), calls, +errors)
 
 
 @dataclass
@@ -57,6 +55,15 @@ class Tally:
         """Adds what a service had done when it was asked last."""
         self.calls += last.calls
         self.errors += last.errors
+
+    def without(self, before: Status) -> Tally:
+        """What was done since its first service gave that answer."""
+        return Tally(self.calls - before.calls, self.errors - before.errors)
+
+    @property
+    def started(self) -> int:
+        """How many containers were started: containerd asks its OCI runtime no earlier."""
+        return self.calls["StartContainer"] - self.errors["StartContainer"]
 
 
 def per_minute(before: Status, after: Status, took_s: float) -> dict[str, float]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads critest's reports and judges them: what passes directly must pass through podferry.
+"""Reads critest's reports and judges them: what passes directly must pass on the other ways too.
 
 Pure: text in, verdicts out; it runs nothing.
 """
@@ -52,21 +52,21 @@ class Difference:
 
     Attributes:
         name: the spec.
-        direct: on the runtime's own socket.
-        shim: on podferry's.
+        direct: on the runtime's own socket, with bare runc.
+        through: on the other way.
     """
 
     name: str
     direct: Spec
-    shim: Spec
+    through: Spec
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One round, judged.
+    """One way of one round, judged.
 
     Attributes:
-        lost: specs that pass directly and do not pass through podferry: failed, skipped or absent.
+        lost: specs that pass directly and do not pass on the way: failed, skipped or absent.
         other: every other difference; they are told but do not fail a round.
     """
 
@@ -106,13 +106,13 @@ def parse(junit: str, *, where: str) -> dict[str, Spec]:
     return specs
 
 
-def compare(direct: Report, shim: Report) -> Verdict:
-    """Judges one round: A directly, B through podferry."""
+def compare(direct: Report, through: Report) -> Verdict:
+    """Judges one way by what the direct one gave."""
     lost: list[Difference] = []
     other: list[Difference] = []
-    for name in sorted({*direct, *shim}):
-        pair = Difference(name, direct.get(name, ABSENT), shim.get(name, ABSENT))
-        if pair.direct.outcome is pair.shim.outcome:
+    for name in sorted({*direct, *through}):
+        pair = Difference(name, direct.get(name, ABSENT), through.get(name, ABSENT))
+        if pair.direct.outcome is pair.through.outcome:
             continue
         (lost if pair.direct.outcome is Outcome.PASSED else other).append(pair)
     return Verdict(tuple(lost), tuple(other))

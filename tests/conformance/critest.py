@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs critest against containerd and through podferry, in turns on one node, and compares."""
+"""Runs critest on one node on every way in turn: containerd itself, podferry, and with monitors."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from shim.errors import PodferryError
-from tests.conformance import binary, calls, compare, registry
-from tests.conformance.compare import Outcome, Report, Verdict
+from tests.conformance import binary, calls, compare, monitors, registry, rounds, ways
 from tests.conformance.handovers import Handovers
-from tests.testbed import containerd, service, testbed
+from tests.conformance.rounds import Round, Run
+from tests.conformance.ways import Way
+from tests.testbed import service, testbed
 from tests.testbed.cri import CriClient
 from tests.testbed.node import Node
 
-Way = Literal["direct", "shim"]
-SOCKETS: dict[Way, str] = {"direct": containerd.SOCKET, "shim": service.SOCKET}
 NRI_SOCKET = "/var/run/nri/nri.sock"
 REPORTS = "/var/lib/node/conformance/reports"
 RUN_DEADLINE_S = 1800
@@ -32,45 +31,18 @@ class Options:
     """What the user chose.
 
     Attributes:
-        rounds: how many; each is two runs.
+        rounds: how many; each is one run for each way.
         focus: a regular expression of specs; "" for all.
         handover_every_s: the time between handovers during runs through podferry; 0 for none.
         keep: a directory of the host for logs and reports; None for none.
+        monitor: whether a third run has the container monitor in place.
     """
 
     rounds: int = 3
     focus: str = ""
     handover_every_s: float = 0.0
     keep: Path | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of critest.
-
-    Attributes:
-        way: what it spoke to.
-        report: its specs.
-        took_s: how long it took.
-        shim_calls: how many calls podferry passed on meanwhile.
-        handovers: how often it was replaced meanwhile.
-    """
-
-    way: Way
-    report: Report
-    took_s: float
-    shim_calls: int
-    handovers: int = 0
-
-
-@dataclass(frozen=True)
-class Round:
-    """Two runs with one seed, judged."""
-
-    seed: int
-    direct: Run
-    shim: Run
-    verdict: Verdict
+    monitor: bool = False
 
 
 class Critest:
@@ -90,6 +62,7 @@ class Critest:
         self.focus = options.focus
         self.keep = options.keep
         self.handover_every_s = options.handover_every_s
+        self.ways = ways.chosen(monitor=options.monitor)
         said = node.exec([program, "-help"], check=False)
         self._knows_nri = b"-nri-socket" in said.stdout + said.stderr
 
@@ -104,42 +77,55 @@ class Critest:
         Raises:
             InvalidInput: it ended without a report.
         """
-        junit = f"{REPORTS}/{way}-{seed}.xml"
+        junit = f"{REPORTS}/{way.name}-{seed}.xml"
         self.node.path(REPORTS).mkdir(parents=True, exist_ok=True)
+        ways.prepare(self.node, self.shim, way)
         before, begun_s = calls.status(self.node), time.monotonic()
-        every_s = self.handover_every_s if way == "shim" else 0.0
-        with Handovers(self.node, self.shim, every_s) as handovers:
+        every_s = self.handover_every_s if way.through_shim else 0.0
+        with (
+            Handovers(self.node, self.shim, every_s) as handovers,
+            monitors.Monitors(self.node) as had,
+        ):
             done = self.node.exec(
                 self._argv(way, seed, junit), deadline_s=2 * RUN_DEADLINE_S, check=False
             )
         took_s = time.monotonic() - begun_s
-        passed_on = handovers.past + calls.status(self.node).total - before.total
+        handovers.past.add(calls.status(self.node))
+        passed_on = handovers.past.without(before)
         said = done.stdout + done.stderr
         if self.keep:
             self.keep.mkdir(parents=True, exist_ok=True)
-            (self.keep / f"{way}-{seed}.log").write_bytes(said)
+            (self.keep / f"{way.name}-{seed}.log").write_bytes(said)
         try:
-            report = compare.parse(self._report(junit), where=f"report of {way}, seed {seed}")
+            report = compare.parse(self._report(junit), where=f"report of {way.name}, seed {seed}")
         except PodferryError as error:
             raise type(error)(f"{error.what}: {said[-2000:].decode('utf-8', 'replace')}") from error
         finally:
             tidy(self.node)
-        return Run(way, report, took_s, passed_on, handovers.done)
+        return Run(
+            way,
+            report,
+            took_s,
+            shim_calls=passed_on.calls.total(),
+            started=passed_on.started,
+            monitors=len(had.seen),
+            monitors_left=len(monitors.left(self.node)),
+            handovers=handovers.done,
+        )
 
     def round(self, number: int) -> Round:
-        """One round; who is first alternates, so that nobody always finds the warmer node."""
+        """One round of all ways with one seed."""
         seed = FIRST_SEED + number
-        order: tuple[Way, Way] = ("shim", "direct") if number % 2 else ("direct", "shim")
-        done = {way: self.run(way, seed) for way in order}
-        direct, shim = done["direct"], done["shim"]
-        return Round(seed, direct, shim, compare.compare(direct.report, shim.report))
+        done = {way: self.run(way, seed) for way in ways.in_turn(self.ways, number)}
+        direct, *others = (done[way] for way in self.ways)
+        return Round(seed, direct, tuple(others))
 
     def _argv(self, way: Way, seed: int, junit: str) -> list[str]:
         argv = [
             *("timeout", "--kill-after=10", str(RUN_DEADLINE_S + 60)),
             self.program,
             f"--ginkgo.timeout={RUN_DEADLINE_S}s",
-            f"--runtime-endpoint=unix://{SOCKETS[way]}",
+            f"--runtime-endpoint=unix://{way.socket}",
             f"--ginkgo.seed={seed}",
             f"--ginkgo.junit-report={junit}",
             f"--ginkgo.skip={IMPOSSIBLE}",
@@ -189,8 +175,9 @@ def main(
             done = []
             for number in range(options.rounds):
                 done.append(critest.round(number))
-                show(done[-1], number + 1, say)
-    return figures(done), all(one.verdict.passes for one in done) and went_through(done)
+                for line in rounds.lines(done[-1], number + 1):
+                    say(line)
+    return rounds.figures(done), all(one.holds for one in done)
 
 
 def runtime(node: Node) -> str:
@@ -198,60 +185,3 @@ def runtime(node: Node) -> str:
     with CriClient(node.containerd.socket) as cri:
         version = cri.version()
     return f"{version.runtime_name} {version.runtime_version}"
-
-
-def went_through(rounds: list[Round]) -> bool:
-    """Whether the runs took the ways that they claim."""
-    return all(one.direct.shim_calls < one.shim.shim_calls // 10 for one in rounds)
-
-
-def show(one: Round, number: int, say: Callable[[str], None]) -> None:
-    """Tells one round."""
-    say(f"round {number}, seed {one.seed}")
-    for run in (one.direct, one.shim):
-        counts = compare.count(run.report)
-        say(
-            f"  {run.way:<7}{len(run.report):>4} specs {counts[Outcome.PASSED]:>4} passed"
-            f"{counts[Outcome.FAILED]:>4} failed{counts[Outcome.SKIPPED]:>4} skipped"
-            f"{run.took_s:>8.1f} s{run.shim_calls:>7} calls through podferry"
-            + (f", {run.handovers} handovers" if run.handovers else "")
-        )
-    for title, differences in (("LOST", one.verdict.lost), ("other", one.verdict.other)):
-        for pair in differences:
-            reason = (pair.shim.reason or pair.direct.reason)[:300]
-            say(
-                f"  {title}: {pair.name}: direct {pair.direct.outcome.value}, "
-                f"through podferry {pair.shim.outcome.value}: {reason}"
-            )
-
-
-def figures(rounds: list[Round]) -> dict[str, Any]:
-    """What the last line tells: sets over all rounds, and each round's counts."""
-    direct, shim = [one.direct.report for one in rounds], [one.shim.report for one in rounds]
-    lost = {pair.name for one in rounds for pair in one.verdict.lost}
-    other = {pair.name for one in rounds for pair in one.verdict.other}
-    return {
-        "rounds": len(rounds),
-        "specs": len({name for report in [*direct, *shim] for name in report}),
-        "passed_direct": len(compare.always(direct, Outcome.PASSED)),
-        "passed_shim": len(compare.always(shim, Outcome.PASSED)),
-        "failed_direct": sorted({n for r in direct for n in compare.names(r, Outcome.FAILED)}),
-        "failed_only_through_shim": sorted(lost),
-        "other_differences": sorted(other),
-        "skipped": len(compare.always([*direct, *shim], Outcome.SKIPPED)),
-        "per_round": [
-            {
-                "seed": one.seed,
-                **{
-                    run.way: {
-                        **{kind.value: n for kind, n in compare.count(run.report).items() if n},
-                        "took_s": round(run.took_s, 1),
-                        "calls_through_shim": run.shim_calls,
-                        "handovers": run.handovers,
-                    }
-                    for run in (one.direct, one.shim)
-                },
-            }
-            for one in rounds
-        ],
-    }

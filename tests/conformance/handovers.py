@@ -23,12 +23,12 @@ class Handovers:
 
     Attributes:
         done: how many there were.
-        past: how many calls the processes that were replaced had passed on.
+        past: the calls that the processes that were replaced had passed on.
     """
 
     def __init__(self, node: Node, shim: service.Shim, every_s: float) -> None:
         self.done = 0
-        self.past = 0
+        self.past = calls.Tally()
         self._node = node
         self._shim = shim
         self._every_s = every_s
@@ -58,7 +58,7 @@ class Handovers:
         while not self._end.wait(self._every_s):
             try:
                 # What comes in between the answer and the handover is not counted.
-                self.past += calls.status(self._node).total
+                self.past.add(calls.status(self._node))
                 self._node.exec([service.PODFERRY, "--config", service.CONFIG, "handover"])
             except PodferryError as error:
                 self._failure = error

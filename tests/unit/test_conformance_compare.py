@@ -93,7 +93,7 @@ def test_what_passes_directly_must_pass_through_the_shim(through: Spec | None) -
     assert not verdict.passes
     (lost,) = verdict.lost
     assert (lost.name, lost.direct) == ("a", PASSED)
-    assert lost.shim.outcome is (through.outcome if through else Outcome.ABSENT)
+    assert lost.through.outcome is (through.outcome if through else Outcome.ABSENT)
 
 
 @pytest.mark.parametrize("direct", [FAILED, SKIPPED, None])
