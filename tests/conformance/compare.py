@@ -7,6 +7,7 @@ Pure: text in, verdicts out; it runs nothing.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -43,6 +44,7 @@ class Spec:
 
 
 Report = Mapping[str, Spec]
+DECORATIONS = re.compile(r"( \[[^\]]*\])+$")
 ABSENT = Spec(Outcome.ABSENT)
 
 
@@ -126,6 +128,14 @@ def count(report: Report) -> dict[Outcome, int]:
 def names(report: Report, outcome: Outcome) -> frozenset[str]:
     """The specs that ended so."""
     return frozenset(name for name, spec in report.items() if spec.outcome is outcome)
+
+
+def focus(specs: Iterable[str]) -> str:
+    """A regular expression for critest that matches these specs, and maybe some more.
+
+    ginkgo puts labels and decorations behind a spec's name in reports; it does not match them.
+    """
+    return "|".join(re.escape(DECORATIONS.sub("", name)) for name in sorted(specs))
 
 
 def always(reports: Iterable[Report], outcome: Outcome) -> frozenset[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shim.errors import PodferryError
 from tests.conformance import binary, calls, compare, monitors, registry, rounds, ways
+from tests.conformance.compare import Outcome, Report
 from tests.conformance.handovers import Handovers
 from tests.conformance.rounds import Round, Run
 from tests.conformance.ways import Way
@@ -24,6 +25,8 @@ RUN_DEADLINE_S = 1800
 # Its image is named by the digest of a file that only a registry on the Internet has.
 IMPOSSIBLE = "public image with digest should be pulled"
 FIRST_SEED = 1
+# How often a spec that was lost among all others must pass alone to be taken for unsteady.
+AGAIN = 3
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,21 @@ class Critest:
         said = self.node.exec([self.program, "-version"], check=False).text
         return next((line for line in said.splitlines() if "critest version" in line), "unknown")
 
+    def round(self, number: int) -> Round:
+        """One round of all ways with one seed."""
+        seed = FIRST_SEED + number
+        done = {way: self.run(way, seed) for way in ways.in_turn(self.ways, number)}
+        direct, *others = (done[way] for way in self.ways)
+        judged = Round(seed, direct, tuple(others))
+        again = {run.way.name: self.again(run.way, seed, judged.to_try(run)) for run in others}
+        return replace(judged, again=again)
+
     def run(self, way: Way, seed: int) -> Run:
-        """One run; leaves no pod and no pulled image behind, so that the next one starts alike.
+        """One run of all specs that the user wants.
 
         Raises:
             InvalidInput: it ended without a report.
         """
-        junit = f"{REPORTS}/{way.name}-{seed}.xml"
-        self.node.path(REPORTS).mkdir(parents=True, exist_ok=True)
         ways.prepare(self.node, self.shim, way)
         before, begun_s = calls.status(self.node), time.monotonic()
         every_s = self.handover_every_s if way.through_shim else 0.0
@@ -86,22 +96,10 @@ class Critest:
             Handovers(self.node, self.shim, every_s) as handovers,
             monitors.Monitors(self.node) as had,
         ):
-            done = self.node.exec(
-                self._argv(way, seed, junit), deadline_s=2 * RUN_DEADLINE_S, check=False
-            )
+            report = self._critest(way, seed, self.focus, f"{way.name}-{seed}")
         took_s = time.monotonic() - begun_s
         handovers.past.add(calls.status(self.node))
         passed_on = handovers.past.without(before)
-        said = done.stdout + done.stderr
-        if self.keep:
-            self.keep.mkdir(parents=True, exist_ok=True)
-            (self.keep / f"{way.name}-{seed}.log").write_bytes(said)
-        try:
-            report = compare.parse(self._report(junit), where=f"report of {way.name}, seed {seed}")
-        except PodferryError as error:
-            raise type(error)(f"{error.what}: {said[-2000:].decode('utf-8', 'replace')}") from error
-        finally:
-            tidy(self.node)
         return Run(
             way,
             report,
@@ -113,14 +111,35 @@ class Critest:
             handovers=handovers.done,
         )
 
-    def round(self, number: int) -> Round:
-        """One round of all ways with one seed."""
-        seed = FIRST_SEED + number
-        done = {way: self.run(way, seed) for way in ways.in_turn(self.ways, number)}
-        direct, *others = (done[way] for way in self.ways)
-        return Round(seed, direct, tuple(others))
+    def again(self, way: Way, seed: int, specs: frozenset[str]) -> frozenset[str]:
+        """Tries some specs alone on a way; gives those that pass each of the times."""
+        times = AGAIN if specs else 0
+        if times:
+            ways.prepare(self.node, self.shim, way)
+        for number in range(times):
+            stem = f"{way.name}-{seed}-again-{number + 1}"
+            report = self._critest(way, seed, compare.focus(specs), stem)
+            specs &= compare.names(report, Outcome.PASSED)
+        return specs
 
-    def _argv(self, way: Way, seed: int, junit: str) -> list[str]:
+    def _critest(self, way: Way, seed: int, focus: str, stem: str) -> Report:
+        # It leaves no pod and no pulled image behind, so that the next run starts alike.
+        junit = f"{REPORTS}/{stem}.xml"
+        self.node.path(REPORTS).mkdir(parents=True, exist_ok=True)
+        argv = self._argv(way, seed, junit, focus)
+        done = self.node.exec(argv, deadline_s=2 * RUN_DEADLINE_S, check=False)
+        said = done.stdout + done.stderr
+        if self.keep:
+            self.keep.mkdir(parents=True, exist_ok=True)
+            (self.keep / f"{stem}.log").write_bytes(said)
+        try:
+            return compare.parse(self._report(junit), where=f"report of {stem}")
+        except PodferryError as error:
+            raise type(error)(f"{error.what}: {said[-2000:].decode('utf-8', 'replace')}") from error
+        finally:
+            tidy(self.node)
+
+    def _argv(self, way: Way, seed: int, junit: str, focus: str) -> list[str]:
         argv = [
             *("timeout", "--kill-after=10", str(RUN_DEADLINE_S + 60)),
             self.program,
@@ -132,7 +151,7 @@ class Critest:
             "--ginkgo.no-color",
         ]
         argv += [f"--nri-socket={NRI_SOCKET}"] if self._knows_nri else []
-        return argv + ([f"--ginkgo.focus={self.focus}"] if self.focus else [])
+        return argv + ([f"--ginkgo.focus={focus}"] if focus else [])
 
     def _report(self, junit: str) -> str:
         path = self.node.path(junit)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.conformance import compare
@@ -14,6 +14,8 @@ from tests.conformance.ways import Way
 # A run's own share of podferry's calls and of monitors; what comes between two looks is not seen.
 MOST = 0.9
 FEW = 0.1
+# A way on which more is lost than this is broken: its specs are not tried again.
+WORTH_ANOTHER_TRY = 10
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class Round:
         seed: the seed.
         direct: what the others are measured by: containerd's socket, bare runc.
         others: the other ways' runs.
+        again: by way, the lost specs that passed each time when they were tried again alone.
     """
 
     seed: int
     direct: Run
     others: tuple[Run, ...]
+    again: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -64,10 +68,25 @@ class Round:
         """One of the others, judged."""
         return compare.compare(self.direct.report, run.report)
 
+    def to_try(self, run: Run) -> frozenset[str]:
+        """The specs of one of the others that are worth another try, alone."""
+        lost = frozenset(pair.name for pair in self.verdict(run).lost)
+        return lost if len(lost) <= WORTH_ANOTHER_TRY else frozenset()
+
+    def lost(self, run: Run) -> list[Difference]:
+        """What one of the others has lost, and did not get back when tried alone."""
+        steady = self.again.get(run.way.name, frozenset())
+        return [pair for pair in self.verdict(run).lost if pair.name not in steady]
+
+    def unsteady(self, run: Run) -> list[Difference]:
+        """What one of the others has lost only among all other specs."""
+        steady = self.again.get(run.way.name, frozenset())
+        return [pair for pair in self.verdict(run).lost if pair.name in steady]
+
     @property
     def holds(self) -> bool:
         """Whether nothing was lost on any way, and each run took the way that it claims."""
-        return all(self.verdict(run).passes for run in self.others) and not [*self.astray()]
+        return not any(self.lost(run) for run in self.others) and not [*self.astray()]
 
     def astray(self) -> Iterator[str]:
         """What tells that a run did not take the way that it claims, or left something on it."""
@@ -98,46 +117,43 @@ def lines(one: Round, number: int) -> Iterator[str]:
             + (f", {run.handovers} handovers" if run.handovers else "")
         )
     for run in one.others:
-        verdict = one.verdict(run)
-        yield from (_difference("LOST", run.way, pair) for pair in verdict.lost)
-        yield from (_difference("other", run.way, pair) for pair in verdict.other)
+        for title, pairs in (
+            ("LOST", one.lost(run)),
+            ("unsteady", one.unsteady(run)),
+            ("other", one.verdict(run).other),
+        ):
+            yield from (_difference(title, run.way, pair) for pair in pairs)
     yield from (f"  ASTRAY: {text}" for text in one.astray())
 
 
 def figures(rounds: list[Round]) -> dict[str, Any]:
     """What the last line tells: sets over all rounds, and each round's counts."""
     every = [run for one in rounds for run in one.runs]
-    reports = [run.report for run in every]
-    names = list(dict.fromkeys(run.way.name for run in every))
-    direct = [one.direct.report for one in rounds]
+    reports: dict[str, list[Report]] = {}
+    for run in every:
+        reports.setdefault(run.way.name, []).append(run.report)
+    others = [name for name in reports if name != "direct"]
+    pairs = [(one, run) for one in rounds for run in one.others]
+    failed = {
+        name for report in reports["direct"] for name in compare.names(report, Outcome.FAILED)
+    }
+    lost = [(run.way.name, pair.name) for one, run in pairs for pair in one.lost(run)]
     return {
         "rounds": len(rounds),
-        "specs": len({name for report in reports for name in report}),
+        "specs": len({name for run in every for name in run.report}),
+        **{f"passed_{way}": len(compare.always(reports[way], Outcome.PASSED)) for way in reports},
+        "failed_direct": sorted(failed),
         **{
-            f"passed_{name}": len(
-                compare.always(
-                    [run.report for run in every if run.way.name == name], Outcome.PASSED
-                )
-            )
-            for name in names
+            f"failed_only_through_{way}": sorted({spec for other, spec in lost if other == way})
+            for way in others
         },
-        "failed_direct": sorted({n for r in direct for n in compare.names(r, Outcome.FAILED)}),
-        **{
-            f"failed_only_through_{name}": sorted(
-                {
-                    pair.name
-                    for one in rounds
-                    for run in one.others
-                    if run.way.name == name
-                    for pair in one.verdict(run).lost
-                }
-            )
-            for name in names[1:]
-        },
-        "other_differences": sorted(
-            {p.name for one in rounds for run in one.others for p in one.verdict(run).other}
+        "unsteady": sorted(
+            {f"{run.way.name}: {pair.name}" for one, run in pairs for pair in one.unsteady(run)}
         ),
-        "skipped": len(compare.always(reports, Outcome.SKIPPED)),
+        "other_differences": sorted(
+            {pair.name for one, run in pairs for pair in one.verdict(run).other}
+        ),
+        "skipped": len(compare.always([run.report for run in every], Outcome.SKIPPED)),
         "astray": [text for one in rounds for text in one.astray()],
         "per_round": [
             {"seed": one.seed, **{run.way.name: _counts(run) for run in one.runs}} for one in rounds

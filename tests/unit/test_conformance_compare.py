@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from shim.errors import InvalidInput
@@ -13,6 +15,7 @@ from tests.conformance.compare import (
     always,
     compare,
     count,
+    focus,
     names,
     parse,
 )
@@ -123,3 +126,13 @@ def test_counts_and_sets() -> None:
     assert names(report, Outcome.PASSED) == {"a", "b"}
     assert always([report, {"a": PASSED, "b": FAILED}], Outcome.PASSED) == {"a"}
     assert always([], Outcome.PASSED) == frozenset()
+
+
+def test_a_focus_matches_the_specs_as_ginkgo_sees_them() -> None:
+    serial = "[k8s.io] NRI Stop contract should handle (a.b) [Serial]"
+    plain = "[k8s.io] Container OOM runtime should output [Conformance]"
+    pattern = re.compile(focus([serial, plain]))
+    assert pattern.search("CRI validation [k8s.io] NRI Stop contract should handle (a.b)")
+    assert pattern.search(f"CRI validation {plain}")
+    assert not pattern.search("CRI validation [k8s.io] NRI Stop contract should handle (a-b)")
+    assert not pattern.search("CRI validation [k8s.io] Container OOM")

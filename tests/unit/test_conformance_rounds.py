@@ -54,6 +54,27 @@ def test_a_spec_lost_on_any_way_fails_the_round(way: int) -> None:
     assert told == f"  LOST: a: direct passed, {others[way].way.title} failed: boom"
 
 
+def test_a_lost_spec_that_passes_alone_each_time_is_told_and_fails_nothing() -> None:
+    lost = replace(MONITORED, report={"a": FAILED, "b": FAILED})
+    bad = Round(2, DIRECTLY, (THROUGH, lost))
+    assert bad.to_try(lost) == {"a"}
+    assert bad.to_try(THROUGH) == frozenset()
+    good = replace(bad, again={"monitor": frozenset({"a"})})
+    assert good.holds
+    assert any(line.startswith("  unsteady: a: direct passed") for line in lines(good, 1))
+    told = figures([good])
+    assert (told["failed_only_through_monitor"], told["unsteady"]) == ([], ["monitor: a"])
+    assert not replace(bad, again={"shim": frozenset({"a"}), "monitor": frozenset()}).holds
+
+
+def test_a_way_on_which_much_is_lost_is_not_tried_again() -> None:
+    report = {str(number): PASSED for number in range(11)}
+    nothing = replace(MONITORED, report={"11": PASSED})
+    bad = Round(2, replace(DIRECTLY, report=report), (THROUGH, nothing))
+    assert bad.to_try(nothing) == frozenset()
+    assert len(bad.lost(nothing)) == len(report)
+
+
 @pytest.mark.parametrize(
     ("direct", "others", "told"),
     [
@@ -86,6 +107,7 @@ def test_figures_tell_sets_by_way_and_counts_by_round() -> None:
     assert told["failed_direct"] == ["b"]
     assert told["failed_only_through_shim"] == []
     assert told["failed_only_through_monitor"] == ["a"]
+    assert told["unsteady"] == []
     assert told["other_differences"] == ["b"]
     assert told["astray"] == []
     assert told["per_round"][0]["seed"] == 2
