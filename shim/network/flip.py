@@ -21,7 +21,7 @@ from shim.errors import Refused
 from shim.network import announce, nat, reroute, routes, rtnetlink
 from shim.network import via as ways
 from shim.network.addresses import Prepared
-from shim.network.reroute import BPF_ROOT, Reroute
+from shim.network.reroute import BPF_ROOT, shared
 from shim.network.via import Via
 
 
@@ -52,11 +52,11 @@ def ready(vias: Iterable[Via], *, root: Path = BPF_ROOT, xdp: XdpMode | None = N
         MissingFeature: the kernel has no tcx.
     """
     known = tuple(vias)
-    with Reroute(root) as programs:
-        programs.know(via.address for via in known if not via.local)
-        for device in sorted({via.device for via in known if not via.local}):
-            programs.attach_uplink(device, xdp)
-            routes.believe_asymmetry(device)
+    programs = shared(root)
+    programs.know(via.address for via in known if not via.local)
+    for device in sorted({via.device for via in known if not via.local}):
+        programs.attach_uplink(device, xdp)
+        routes.believe_asymmetry(device)
 
 
 def expect(prepared: Prepared, epoch: int, *, root: Path = BPF_ROOT) -> None:
@@ -65,11 +65,11 @@ def expect(prepared: Prepared, epoch: int, *, root: Path = BPF_ROOT) -> None:
     They bear T's address as their source, and a kernel drops such as forged. Also has tunnels
     opened that bring packets for the pod.
     """
-    with Reroute(root) as programs:
-        for old in map(ipaddress.ip_address, prepared.old):
-            via = ways.choose(prepared.via(), old.version)
-            if via is not None:
-                programs.point(old, via, epoch)
+    programs = shared(root)
+    for old in map(ipaddress.ip_address, prepared.old):
+        via = ways.choose(prepared.via(), old.version)
+        if via is not None:
+            programs.point(old, via, epoch)
 
 
 def point(address: Address, vias: Iterable[Via], epoch: int, *, root: Path = BPF_ROOT) -> bool:
@@ -86,9 +86,9 @@ def point(address: Address, vias: Iterable[Via], epoch: int, *, root: Path = BPF
         Refused: no way carries packets of the address's IP version.
     """
     via = _choose(address, vias)
-    with Reroute(root) as programs:
-        if not programs.point(address, via, epoch):
-            return False
+    programs = shared(root)
+    if not programs.point(address, via, epoch):
+        return False
     before = home_of(address)
     nat.loosen([address])
     routes.point(address, via)
@@ -107,8 +107,8 @@ def tentative(
         lease_s: when, in seconds, unless `point` confirms it.
     """
     via = _choose(address, vias)
-    with Reroute(root) as programs:
-        return programs.point(address, via, epoch, lease_s=lease_s)
+    programs = shared(root)
+    return programs.point(address, via, epoch, lease_s=lease_s)
 
 
 def clear(address: Address, epoch: int | None = None, *, root: Path = BPF_ROOT) -> bool:
@@ -117,12 +117,12 @@ def clear(address: Address, epoch: int | None = None, *, root: Path = BPF_ROOT) 
     Args:
         epoch: False is returned, and nothing done, if what stands is of a later one.
     """
-    with Reroute(root) as programs:
-        if not programs.clear(address, epoch):
-            return False
-        for flow in programs.flows():
-            if address in (flow.source, flow.destination):
-                programs.clear(flow)
+    programs = shared(root)
+    if not programs.clear(address, epoch):
+        return False
+    for flow in programs.flows():
+        if address in (flow.source, flow.destination):
+            programs.clear(flow)
     routes.clear(address)
     home = home_of(address)
     if home is not None:
@@ -134,8 +134,8 @@ def listed(*, root: Path = BPF_ROOT) -> list[Pointed]:
     """Every address that this node sends elsewhere."""
     if not (root / reroute.PIN_FOLDER).exists():
         return []
-    with Reroute(root) as programs:
-        entries = programs.addresses()
+    programs = shared(root)
+    entries = programs.addresses()
     return [
         Pointed(
             address=str(address),

@@ -76,6 +76,7 @@ class Hold:
         self.root = root
         self.pin_dir = root / PIN_FOLDER / hold_id
         self._installed: InstalledHold | None = None
+        self._aimed: tuple[bytes, ...] = ()
         try:
             self._installed = InstalledHold(self.pin_dir)
         except NativeError as error:
@@ -270,11 +271,11 @@ class Hold:
         installed.set_phase(Phase.RELEASING)
         plug.send(self.release_actions().messages)
 
-    def forward(self, *vias: Via) -> None:
-        """Sends what is held to where the pod has moved, in order, then the later packets.
+    def aim(self, *vias: Via) -> None:
+        """Prepares `forward`, while the pod still runs here; nothing happens to its packets.
 
-        What the old namespace still says is dropped, as in its sleep. Returns at once; see
-        `wait_forwarded`. May be called again, also with another way: the pod has moved on.
+        But for one thing: senders learn how long a packet a tunnel carries. What is longer after
+        the freeze is refused, which costs its sender a round trip, and a datagram.
 
         Args:
             vias: the ways; one that carries each of the pod's address families is needed.
@@ -285,44 +286,52 @@ class Hold:
         """
         installed = self._whole()
         settings = installed.settings()
-        bounce = plug.bridge_of(settings.pod_ifindex)
-        used: list[Via] = []
-        for version in {address.version for address in installed.addresses()}:
-            via = ways.choose(vias, version)
+        bridge = plug.bridge_of(settings.pod_ifindex)
+        home = bridge[0] if bridge is not None else settings.pod_ifindex
+        messages: list[bytes] = []
+        pace = None
+        for address in sorted(installed.addresses(), key=str):
+            via = ways.choose(vias, address.version)
             if via is None:
-                raise Refused(f"no way is given for IPv{version} packets", where=self.hold_id)
+                raise Refused(
+                    f"no way is given for IPv{address.version} packets", where=self.hold_id
+                )
             target = via.target()
-            if bounce is not None:
-                target = replace(target, bounce_ifindex=bounce[0], bounce_mac=bounce[1])
-            installed.set_target(version, target)
-            used.append(via)
-        plug.send(message for via in used for message in via.neighbour())
-        plug.send(self._limits(used))
-        pace = min(plug.pace_of(via.device) for via in used)
+            if bridge is not None:
+                target = replace(target, bounce_ifindex=bridge[0], bounce_mac=bridge[1])
+            installed.set_target(address.version, target)
+            messages += via.neighbour()
+            if via.mtu:
+                messages.append(routes.limit(address, home, via.mtu))
+            pace = min(pace or _UINT32_MAX, plug.pace_of(via.device))
+        plug.send(messages)
         limit_bytes = _limit_bytes(settings.max_bytes)
+        assert pace is not None, "a hold has addresses"
+        self._aimed = (*messages, *plug.opening(settings.plug_ifindex, limit_bytes, pace))
+
+    def forward(self, *vias: Via) -> None:
+        """Sends what is held to where the pod has moved, in order, then the later packets.
+
+        What the old namespace still says is dropped, as in its sleep. Returns at once; see
+        `wait_forwarded`. May be called again, also with another way: the pod has moved on.
+
+        Args:
+            vias: the ways, as for `aim`; none where this object has been aimed, which is what the
+                way from the commit to the first forwarded packet is short by.
+
+        Raises:
+            Refused: neither ways are given nor was it aimed; else as `aim`.
+        """
+        installed = self._whole()
+        if vias:
+            self.aim(*vias)
+        if not self._aimed:
+            raise Refused("the hold was not aimed", where=self.hold_id, remedy="give the ways")
+        *before, opening, frame = self._aimed
+        plug.send(before)
         if installed.phase() is not Phase.FORWARD:
             installed.set_phase(Phase.FORWARDING)
-        plug.send(plug.opening(settings.plug_ifindex, limit_bytes, pace))
-
-    def limit(self, *vias: Via) -> None:
-        """Has senders learn, while the pod still runs here, how long a packet the ways carry.
-
-        Before a move through a tunnel; nothing for a way that carries all. What is longer after the
-        freeze is refused, which costs its sender a round trip, and a datagram.
-        """
-        plug.send(self._limits(vias))
-
-    def _limits(self, vias: Iterable[Via]) -> list[bytes]:
-        installed, known = self._whole(), tuple(vias)
-        pod_ifindex = installed.settings().pod_ifindex
-        bridge = plug.bridge_of(pod_ifindex)
-        messages = []
-        for address in installed.addresses():
-            via = ways.choose(known, address.version)
-            if via is not None and via.mtu:
-                device = bridge[0] if bridge is not None else pod_ifindex
-                messages.append(routes.limit(address, device, via.mtu))
-        return messages
+        plug.send((opening, frame))
 
     def wait_forwarded(self, deadline_s: float) -> bool:
         """Waits until nothing is left in the plug, so that later packets need not go through it.

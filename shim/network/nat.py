@@ -18,7 +18,7 @@ from shim.core.flows import Fate, Flow, Tuple, judge
 from shim.network import ctnetlink
 from shim.network import via as ways
 from shim.network.addresses import Prepared
-from shim.network.reroute import BPF_ROOT, PIN_FOLDER, Reroute
+from shim.network.reroute import BPF_ROOT, PIN_FOLDER, shared
 from shim.network.via import Via
 
 
@@ -80,16 +80,16 @@ def write(
     anchored = [flow for flow in kept if flow.fate is Fate.ANCHORED]
     if not anchored:
         return lost
-    with Reroute(root) as programs:
-        inner = native.find_device(Path(prepared.netns), ip_address(prepared.new[0]))
-        programs.attach_pod(inner.peer_ifindex)
-        for flow in anchored:
-            key = _flow_key(flow.entry.protocol, flow.outgoing)
-            via = ways.choose(anchors.get(flow.anchor, ()), key.source.version)
-            if via is None:
-                lost.append(flow)
-            else:
-                programs.point(key, via, epoch)
+    programs = shared(root)
+    inner = native.find_device(Path(prepared.netns), ip_address(prepared.new[0]))
+    programs.attach_pod(inner.peer_ifindex)
+    for flow in anchored:
+        key = _flow_key(flow.entry.protocol, flow.outgoing)
+        via = ways.choose(anchors.get(flow.anchor, ()), key.source.version)
+        if via is None:
+            lost.append(flow)
+        else:
+            programs.point(key, via, epoch)
     return lost
 
 
@@ -107,17 +107,17 @@ def forget(pod: Iterable[Address], *, root: Path = BPF_ROOT) -> None:
     ctnetlink.delete(ctnetlink.dump(addresses))
     if not (root / PIN_FOLDER).exists():
         return
-    with Reroute(root) as programs:
-        for key in programs.flows():
-            if str(key.source) in addresses:
-                programs.clear(key)
+    programs = shared(root)
+    for key in programs.flows():
+        if str(key.source) in addresses:
+            programs.clear(key)
 
 
 def _anchors(root: Path) -> dict[FlowKey, str]:
     if not (root / PIN_FOLDER).exists():
         return {}
-    with Reroute(root) as programs:
-        return {key: str(entry.target.next_hop) for key, entry in programs.flows().items()}
+    programs = shared(root)
+    return {key: str(entry.target.next_hop) for key, entry in programs.flows().items()}
 
 
 def _flow_key(protocol: int, out: Tuple) -> FlowKey:

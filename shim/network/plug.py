@@ -43,8 +43,8 @@ _CLOSED_RATE_BYTES_PER_S = 15_500
 _CLOSED_BUCKET_NS = _MINIMUM_PACKET_BYTES * 10**9 // _CLOSED_RATE_BYTES_PER_S - TIMER_NS
 _OPEN_RATE_BYTES_PER_S = 8 << 30
 _OPEN_BUCKET_NS = 1_000_000
-# A device's queue and a CPU's backlog both take 1,000 packets by default; the bucket holds 750.
-_PACED_PACKET_BYTES = 1500
+# A device's queue and a CPU's backlog both take 1,000 packets by default; the bucket holds 250.
+_PACED_PACKETS_PER_S = 250_000
 _PACED_RATE_BYTES_PER_S = 1_125_000_000
 _PACED_SHARE = 0.9
 
@@ -197,7 +197,7 @@ def opening(
             near_ifindex,
             rate_bytes_per_s=rate_bytes_per_s,
             bucket_ns=_OPEN_BUCKET_NS,
-            minimum_packet_bytes=_PACED_PACKET_BYTES if paced else 0,
+            minimum_packet_bytes=rate_bytes_per_s // _PACED_PACKETS_PER_S if paced else 0,
             limit_bytes=limit_bytes,
             create=False,
         ),

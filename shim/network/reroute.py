@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,6 +34,10 @@ from shim.network.via import Via
 
 BPF_ROOT = Path("/sys/fs/bpf")
 PIN_FOLDER = Path("podferry") / "reroute"
+_A_MAP = "pf_addresses"
+
+_lock = threading.Lock()
+_shared: dict[Path, Reroute] = {}
 
 
 class Reroute:
@@ -50,6 +55,7 @@ class Reroute:
         _native_hold.make_pin_dir(root, self.pin_dir)
         self.pin_dir.mkdir(mode=0o700, exist_ok=True)
         self._loaded = Loaded(self.pin_dir)
+        self._inode = (self.pin_dir / _A_MAP).stat().st_ino
 
     def __enter__(self) -> Reroute:
         return self
@@ -60,6 +66,13 @@ class Reroute:
     def close(self) -> None:
         """Lets the file descriptors go; the programs go on."""
         self._loaded.close()
+
+    def is_current(self) -> bool:
+        """Whether its maps are those that are pinned: false once all was taken off."""
+        try:
+            return (self.pin_dir / _A_MAP).stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     def attach_uplink(self, device: str, xdp: XdpMode | None = None) -> None:
         """Has the programs see what arrives by a device, and what leaves by it.
@@ -161,6 +174,21 @@ class Reroute:
     def counters(self) -> Counters:
         """What the programs have done."""
         return self._loaded.counters()
+
+
+def shared(root: Path = BPF_ROOT) -> Reroute:
+    """This process's own; loading the programs anew takes up to 100 ms.
+
+    Raises:
+        NativeError: the kernel does not load the programs.
+    """
+    with _lock:
+        found = _shared.get(root)
+        if found is not None and found.is_current():
+            return found
+        # The old one is not closed: another thread may be using it.
+        made = _shared[root] = Reroute(root)
+        return made
 
 
 def remove(root: Path = BPF_ROOT) -> None:

@@ -52,7 +52,7 @@ class Move:
     def hand_over(self) -> None:
         """What follows the resume on both nodes."""
         self.net.target.run(self.heirs_hold.release)
-        self.net.source.run(lambda: self.hold.forward(*self.vias))
+        self.net.source.run(self.hold.forward)
         self.stall_s = time.monotonic() - self.shut_s
 
     def flip(self) -> None:
@@ -99,7 +99,7 @@ def prepared_move(net: World, root: Path) -> Iterator[Move]:
     heirs = target.run(lambda: Hold.create("t", heir.netns_path, both, root=root))
     target.run(heirs.arm)
     prepared = target.run(lambda: addresses.prepare(heir.netns_path, pod.addresses, heir.addresses))
-    source.run(lambda: hold.limit(*vias))
+    source.run(lambda: hold.aim(*vias))
     target.run(lambda: flip.expect(prepared, 1, root=root_of(root, target)))
     try:
         yield Move(net, root, pod, heir, hold, heirs, prepared, vias)
