@@ -140,7 +140,7 @@ class Leaving:
         way = ways.find(ip_address(target))
         flip.ready([way])
         hold = _find(sandbox_id) or Hold.create(sandbox_id, Path(netns), parsed)
-        hold.limit(way)
+        hold.aim(way)
         return cls(Path(netns), parsed, hold, way, ip_address(node))
 
     @classmethod

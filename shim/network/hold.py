@@ -77,6 +77,7 @@ class Hold:
         self.pin_dir = root / PIN_FOLDER / hold_id
         self._installed: InstalledHold | None = None
         self._aimed: tuple[bytes, ...] = ()
+        self._aimed_at: tuple[Via, ...] = ()
         try:
             self._installed = InstalledHold(self.pin_dir)
         except NativeError as error:
@@ -308,6 +309,7 @@ class Hold:
         limit_bytes = _limit_bytes(settings.max_bytes)
         assert pace is not None, "a hold has addresses"
         self._aimed = (*messages, *plug.opening(settings.plug_ifindex, limit_bytes, pace))
+        self._aimed_at = vias
 
     def forward(self, *vias: Via) -> None:
         """Sends what is held to where the pod has moved, in order, then the later packets.
@@ -316,14 +318,14 @@ class Hold:
         `wait_forwarded`. May be called again, also with another way: the pod has moved on.
 
         Args:
-            vias: the ways, as for `aim`; none where this object has been aimed, which is what the
-                way from the commit to the first forwarded packet is short by.
+            vias: the ways, as for `aim`; none for those it was aimed at. Where they are the same,
+                nothing is prepared now.
 
         Raises:
             Refused: neither ways are given nor was it aimed; else as `aim`.
         """
         installed = self._whole()
-        if vias:
+        if vias and vias != self._aimed_at:
             self.aim(*vias)
         if not self._aimed:
             raise Refused("the hold was not aimed", where=self.hold_id, remedy="give the ways")
