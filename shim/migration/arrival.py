@@ -31,7 +31,7 @@ from shim.migration.journal import MoveLog
 from shim.migration.records import TargetRecord
 from shim.migration.replacement import Replacement
 from shim.migration.trees import apply_tree
-from shim.runtime import claims
+from shim.runtime import claims, containerd
 from shim.runtime.recipes import Recipes
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,8 @@ class Arrival:
                 files = msgspec.msgpack.decode(self.offer.pod_files, type=list[pod_files.PodFile])
                 await asyncio.to_thread(pod_files.write, self.offer.uid, files)
                 made = await replacement.make(places.channel, places.recipes, self.offer)
+            elif not made.addresses:
+                made.addresses = tuple(await containerd.addresses(places.channel, made.sandbox_id))
             self.replacement = made
             for name, container_id in made.containers.items():
                 self.seats[name] = await staging.Seat.make(
@@ -275,8 +277,10 @@ class Arrival:
             self._write(TargetStep.DROPPED, reason)
             logger.warning("move dropped move=%s pod=%s reason=%s", self.record.move,
                            self.record.pod, reason)  # fmt: skip
-            await asyncio.shield(self.clean())
-            self.ended.set()
+            try:
+                await asyncio.shield(self.clean())
+            finally:
+                self.ended.set()
             return TargetStep.DROPPED
 
     async def clean(self) -> None:
@@ -290,7 +294,7 @@ class Arrival:
                 name, container_id, self.places.stores, self.places.clones
             )
             await seat.clean(self.places.receiver)
-        if record.sandbox_id and record.addresses:
+        if record.sandbox_id and record.addresses and record.own_addresses:
             await asyncio.to_thread(
                 network.Arriving.remove,
                 record.sandbox_id, record.netns, record.addresses, record.own_addresses,
