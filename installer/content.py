@@ -153,7 +153,9 @@ def settings_file(runtime: str) -> bytes:
             if kind is Cri and key.name == "runtime":
                 parts.append(f"runtime = {json.dumps(runtime)}\n")
             else:
-                parts.append(f"# {key.name} = {_toml(key.default)}\n")
+                made_anew = key.default is msgspec.NODEFAULT
+                default = key.default_factory() if made_anew else key.default
+                parts.append(f"# {key.name} = {_toml(default)}\n")
     return "".join(parts).encode()
 
 
