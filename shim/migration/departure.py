@@ -179,7 +179,10 @@ class Departure:
         # With the hold shut they do not change any more.
         flows = asyncio.create_task(asyncio.to_thread(self.net.flows) if self.net else _no_flows())
         groups = await asyncio.to_thread(freezer.freeze, list(self.anatomies.values()))
-        await asyncio.gather(*(one.dump(groups[one.container_id]) for one in leavers))
+        await asyncio.gather(
+            *(one.dump(groups[one.container_id]) for one in leavers),
+            *(asyncio.to_thread(one.freeze) for one in self.trees),
+        )
         figures.mark("dumped")
         failpoint("source dumped")
         sent, files, nat = await asyncio.gather(

@@ -35,18 +35,25 @@ class SourceTree:
         tree: where it is.
         pids: processes that may have its files mapped.
         last: what the target has.
+        frozen: what was there when the tasks had stopped.
     """
 
     name: str
     tree: Tree
     pids: tuple[int, ...] = ()
     last: Snapshot | None = None
+    frozen: Snapshot | None = None
+
+    def freeze(self) -> None:
+        """Scans it while CRIU dumps the tasks, which stand still."""
+        self.frozen = self.tree.scan()
 
     def begin(self) -> Reading | None:
-        """Scans it; None if the target has everything."""
+        """Scans it, or looks for what CRIU's dump has added; None if the target has everything."""
         upper = self.tree if self.tree.is_overlay else None
         suspicious = places.mapped_files(self.pids, upper)
-        plan = difference(self.last, self.tree.scan(), suspicious)
+        seen = self.tree.rescan(self.frozen) if self.frozen else self.tree.scan()
+        plan = difference(self.last, seen, suspicious)
         if plan.is_empty and self.last is not None:
             return None
         return Reading(self.tree, plan)
