@@ -29,7 +29,7 @@ def test_pods_move_before_and_after_a_handover(pair: tuple[MovingNode, MovingNod
         eventually(moved, first, second)
         client.ask(3)
         assert client.finish().is_well
-    assert [one["step"] for one in first.migrations()] == ["settled", "resumed"]
+    assert [one["step"] for one in first.migrations()][-2:] == ["settled", "resumed"]
     # The testbed knows the process that it has started, not its successor.
     for one in pair:
         one.node.exec(["sh", "-c", "kill $(pgrep -f '[p]odferry --config.*serve')"], check=False)
