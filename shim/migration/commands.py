@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cri_proto import control_pb2 as pb
 from shim.core.migration import SourceStep, TargetStep
-from shim.errors import InvalidInput, NotFound, Refused
+from shim.errors import InvalidInput, NotFound, Refused, Unavailable
 from shim.migration.figures import Figures, Progress
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ async def migrate(moves: Moves, request: pb.MigrateRequest) -> AsyncIterator[pb.
     Raises:
         NotFound, Refused, Unavailable: the pod runs on here; why, and what to do.
     """
-    plan = await moves.source.plan(request.pod, request.node, by_kubelet=request.claim)
+    try:
+        plan = await moves.source.plan(request.pod, request.node, by_kubelet=request.claim)
+    except Unavailable as error:
+        # Of another node: to whom asks, UNAVAILABLE would mean that this service is not there.
+        raise Refused(error.what, where=error.where, remedy=error.remedy) from error
     if request.dry_run:
         yield pb.MigrateResponse(phase="plan", text="it can move", result=json.dumps(_plan(plan)))
         return
@@ -37,7 +41,10 @@ async def migrate(moves: Moves, request: pb.MigrateRequest) -> AsyncIterator[pb.
         yield pb.MigrateResponse(
             phase=said.phase, text=said.text, at_s=said.at_s, move=plan.offer.move
         )
-    figures = await work
+    try:
+        figures = await work
+    except Unavailable as error:
+        raise Refused(error.what, where=error.where, remedy=error.remedy) from error
     result = {**_plan(plan), **figures.as_dict()}
     yield pb.MigrateResponse(
         phase="done", text=figures.summary(), move=plan.offer.move, result=json.dumps(result)

@@ -148,6 +148,12 @@ class Source:
                     where=f"pod {pod.label}, container {name}, {finding.where}",
                     remedy=finding.cause.remedy,
                 )
+            if "net" not in one.joined:
+                raise Refused(
+                    "it cannot move: it uses another network than its sandbox's",
+                    where=f"pod {pod.label}, container {name}",
+                    remedy="have it stay in the network namespace that the pod has",
+                )
             await leaving.require_monitor(pod, name, container_id)
             resident += verdict.resident_bytes
             freeze_ms += verdict.expected_freeze_ms

@@ -148,7 +148,7 @@ class Service:
                         self.settings.cri.runtime, os.getpid())  # fmt: skip
             self._spawn(self.sleeping.recover())
             if self.moves is not None:
-                self._spawn(self.moves.start())
+                self._spawn(self._start_moves(self.moves))
             self._spawn(self._listen_for_metrics())
             self._spawn(self._guard_sockets())
             self._spawn(self._feed_watchdog())
@@ -196,6 +196,13 @@ class Service:
 
         claim = Claim(moves.target, self._start_container)
         return [Departed(moves.source, removed), claim, ClaimAnswer()]
+
+    async def _start_moves(self, moves: Moves) -> None:
+        try:
+            await moves.start()
+        except (PodferryError, OSError) as error:
+            # CRI goes on: peers that are not there are no reason for kubelet to lose its runtime.
+            logger.critical("pods do not move error=%s", error)
 
     def require_moves(self) -> Moves:
         """The moves of this node.
