@@ -12,6 +12,8 @@ import enum
 import re
 from dataclasses import dataclass
 
+from shim.errors import InvalidMessage
+
 PODS_ROOT = "/var/lib/kubelet/pods"
 _INSIDE = re.compile(rf"{PODS_ROOT}/(?P<uid>[^/]+)/(?P<rest>.+)\Z")
 _VOLUME = re.compile(r"volumes/(?P<plugin>[^/]+)/(?P<name>[^/]+)(/.*)?\Z")
@@ -68,3 +70,15 @@ def origin(host_path: str) -> Origin:
     if volume["plugin"] in WRITTEN_BY_KUBELET:
         return Origin(Bring.KUBELET, uid, rest)
     return Origin(Bring.ATTACH, uid, rest)
+
+
+def empty_dir_path(uid: str, name: str) -> str:
+    """Where an emptyDir is on its node.
+
+    Raises:
+        InvalidMessage: no UID or name can be that.
+    """
+    for one in (uid, name):
+        if not one or "/" in one or "\0" in one or one in (".", ".."):
+            raise InvalidMessage(f"no name of a pod or volume: {one!r}")
+    return f"{PODS_ROOT}/{uid}/volumes/{EMPTY_DIR}/{name}"

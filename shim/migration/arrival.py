@@ -22,7 +22,7 @@ import msgspec
 
 from cri_proto import peer_pb2 as peer
 from shim.core.migration import TargetStep, target_may
-from shim.core.volumes import Bring, origin
+from shim.core.volumes import Bring, empty_dir_path, origin
 from shim.errors import InvalidMessage, PodferryError, Refused
 from shim.failpoints import failpoint
 from shim.memory.stream import Receiver, make_token
@@ -96,6 +96,18 @@ class Arrival:
 
     # ---- before the freeze
 
+    async def make_files(self) -> None:
+        """Makes what kubelet would, so that volumes can be filled before a container is created.
+
+        Raises:
+            InvalidMessage: a name leads elsewhere.
+        """
+        try:
+            files = msgspec.msgpack.decode(self.offer.pod_files, type=list[pod_files.PodFile])
+        except msgspec.DecodeError as error:
+            raise InvalidMessage(f"the pod's files: {error}") from error
+        await asyncio.to_thread(pod_files.write, self.offer.uid, files)
+
     async def prepare(self, made: Replacement | None = None) -> peer.PrepareResponse:
         """Makes the replacement, or takes the one that a kubelet has made, and all that it needs.
 
@@ -106,8 +118,6 @@ class Arrival:
             places = self.places
             if made is None:
                 await replacement.require_images(places.channel, self.offer.containers)
-                files = msgspec.msgpack.decode(self.offer.pod_files, type=list[pod_files.PodFile])
-                await asyncio.to_thread(pod_files.write, self.offer.uid, files)
                 made = await replacement.make(places.channel, places.recipes, self.offer)
             elif not made.addresses:
                 made.addresses = tuple(await containerd.addresses(places.channel, made.sandbox_id))
@@ -158,6 +168,8 @@ class Arrival:
 
     def _root_of(self, tree: str) -> Path:
         kind, _, name = tree.partition("/")
+        if self.replacement is None and kind == "volume" and not self.offer.by_kubelet:
+            return Path(empty_dir_path(self.offer.uid, name))
         if self.replacement is None:
             raise Refused("there is no replacement yet", where=f"move {self.record.move}")
         if kind == "layer" and name in self.seats:

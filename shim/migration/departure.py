@@ -106,6 +106,10 @@ class Departure:
         async with self.other.asked() as stub:
             await stub.Offer(self.offer, timeout=PREPARE_TIMEOUT_S)
             self._write(SourceStep.COPYING)
+            if not self.offer.by_kubelet:
+                # A program may lie in a volume: the runtime looks for it when it creates.
+                volumes = [one for one in self.trees if one.name.startswith("volume/")]
+                self.figures.files_bytes += await send_trees(self.other, self.record.move, volumes)
             self._say("prepare", "the replacement is made")
             prepared = await stub.Prepare(
                 peer.PrepareRequest(move=self.record.move), timeout=PREPARE_TIMEOUT_S

@@ -18,7 +18,7 @@ import grpc
 
 from cri_proto import peer_pb2 as peer
 from cri_proto import runtime_v1_pb2 as cri
-from shim.errors import PodferryError, Refused, Unavailable
+from shim.errors import PodferryError, Refused
 from shim.migration import staging
 from shim.runtime import claims, containerd
 from shim.runtime.recipes import Recipes
@@ -131,17 +131,17 @@ async def remove_pod(
 ) -> None:
     """Takes a replacement away that an earlier process made; may be done again."""
     for container_id in container_ids:
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(PodferryError):
             stop = cri.StopContainerRequest(container_id=container_id, timeout=0)
             await containerd.call(channel, "StopContainer", stop, MAKE_TIMEOUT_S)
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(PodferryError):
             gone = cri.RemoveContainerRequest(container_id=container_id)
             await containerd.call(channel, "RemoveContainer", gone, MAKE_TIMEOUT_S)
         claims.withdraw(container_id)
-    with contextlib.suppress(Unavailable):
+    with contextlib.suppress(PodferryError):
         halt = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
         await containerd.call(channel, "StopPodSandbox", halt, MAKE_TIMEOUT_S)
-    with contextlib.suppress(Unavailable):
+    with contextlib.suppress(PodferryError):
         over = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
         await containerd.call(channel, "RemovePodSandbox", over, MAKE_TIMEOUT_S)
     recipes.forget_sandbox(sandbox_id)

@@ -78,6 +78,8 @@ class Target:
         self.arrivals[request.move] = Arrival(
             self._places, request, log, record, self._peers.find(source).host
         )
+        if not request.by_kubelet:
+            await self.arrivals[request.move].make_files()
         logger.info("a pod is offered move=%s pod=%s source=%s", request.move, request.pod, source)
 
     def _require_newest(self, request: peer.OfferRequest) -> None:

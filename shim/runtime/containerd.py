@@ -15,7 +15,7 @@ from cri_proto import runtime_v1_pb2 as cri
 from shim.core.methods import IMAGE, RUNTIME
 from shim.core.policy import SILENT, Wishes, read_annotations
 from shim.core.registry import Container, Sandbox
-from shim.errors import InvalidAnnotation, InvalidMessage, Unavailable
+from shim.errors import InvalidAnnotation, InvalidMessage, Refused, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -145,15 +145,15 @@ async def call(
     """Any call; for those who act on the runtime in somebody's place.
 
     Raises:
-        Unavailable: the runtime's refusal, in its words.
+        Refused, Unavailable: the runtime's refusal, in its words; or it does not answer.
     """
     service = IMAGE if name in ("ImageStatus", "PullImage") else RUNTIME
     try:
         return await _call(channel, name, request, timeout_s, service)
     except grpc.aio.AioRpcError as error:
-        raise Unavailable(
-            f"the runtime refuses {name}: {error.code().name}: {error.details()}"
-        ) from error
+        silent = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        kind = Unavailable if silent else Refused
+        raise kind(f"the runtime refuses {name}: {error.code().name}: {error.details()}") from error
 
 
 async def _call(
