@@ -174,6 +174,8 @@ class Arrival:
             raise Refused("there is no replacement yet", where=f"move {self.record.move}")
         if kind == "layer" and name in self.seats:
             return self.seats[name].rootfs
+        if kind == "shm" and name in self.seats:
+            return self.seats[name].clone / "dev/shm"
         if kind == "volume":
             for request in self.replacement.created.values():
                 for mount in request.config.mounts:

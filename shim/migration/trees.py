@@ -74,6 +74,11 @@ def trees_of(anatomies: Mapping[str, Anatomy], uid: str) -> list[SourceTree]:
         SourceTree(f"layer/{name}", places.layer_tree(seen.mounts), seen.tasks)
         for name, seen in anatomies.items()
     ]
+    # One for all containers of a pod: the sandbox's shared memory.
+    name, first = next(iter(anatomies.items()))
+    shm = Path(f"/proc/{first.init_pid}/root/dev/shm")
+    if any(one.point == "/dev/shm" for one in first.mounts):
+        found.append(SourceTree(f"shm/{name}", Tree(shm, is_volatile=True), pids))
     for name, tree in places.empty_dirs(uid).items():
         found.append(SourceTree(f"volume/{name}", tree, pids))
     return found

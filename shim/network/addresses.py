@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+from pyroute2 import IPRoute
 
 from shim import _native_hold as native
 from shim._native_target import Address
@@ -22,6 +23,7 @@ from shim.network.netns import within, write_setting
 from shim.network.via import Via, local, warm_gateways
 
 _LOOPBACK = 1
+_MAIN = 254
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,3 +133,31 @@ def _arrange(olds: tuple[Address, ...], ifindex: int, mtu: int) -> None:
     warm_gateways(ifindex)
     if mtu:
         routes.lower_mtu(ifindex, mtu)
+    _speak_as(olds, ifindex)
+
+
+def _speak_as(olds: tuple[Address, ...], ifindex: int) -> None:
+    """What the pod says without having chosen a source comes from its old address, as before.
+
+    A server of datagrams on all addresses answers that way, and its client takes no other.
+    """
+    with IPRoute() as route:
+        for old in olds:
+            family = socket.AF_INET if old.version == 4 else socket.AF_INET6
+            for one in route.get_routes(family=family, oif=ifindex, table=_MAIN):
+                wanted = {"family": family, "oif": ifindex, "table": _MAIN, "prefsrc": str(old)}
+                gateway, target = one.get_attr("RTA_GATEWAY"), one.get_attr("RTA_DST")
+                if gateway:
+                    wanted["gateway"] = gateway
+                elif family == socket.AF_INET6:
+                    continue  # neighbours of the link are spoken to as the link has it
+                if target:
+                    wanted["dst"] = f"{target}/{one['dst_len']}"
+                elif not gateway:
+                    continue
+                else:
+                    wanted["dst"] = "default"
+                if one["scope"]:
+                    wanted["scope"] = one["scope"]
+                wanted["proto"] = one["proto"]
+                route.route("replace", **wanted)
