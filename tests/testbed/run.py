@@ -71,8 +71,8 @@ def remove_leftovers(client: docker.DockerClient, *, ours: bool) -> list[str]:
             except NotFound:
                 pass
             except APIError as error:
-                # Somebody else may be removing it at this moment.
-                if error.status_code != HTTPStatus.CONFLICT:
+                # Somebody else may be removing it at this moment, or the nodes on a wire.
+                if error.status_code not in (HTTPStatus.CONFLICT, HTTPStatus.FORBIDDEN):
                     raise
     # In this order: a container is there before its cgroups are.
     named = _cgroup_names()
