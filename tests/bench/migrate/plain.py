@@ -49,17 +49,18 @@ true
 
 INSIDE = "nsenter --net=/run/netns/plain"
 
-# On the node that is left: PID OTHER. The route follows once the images are there.
+# On the node that is left: PID OTHER. The route follows once the images are there. CRIU refuses to
+# dump while somebody is about to connect, unless it may forget them.
 LEAVE = {
     "stop-and-copy": f"""set -e
 cd {PLACE}; rm -rf out; mkdir out
-{INSIDE} criu dump -t $1 -D out -o dump.log -v1 --tcp-established
+{INSIDE} criu dump -t $1 -D out -o dump.log -v1 --tcp-established --skip-in-flight
 tar -C out -c . | nc -N $2 {COPY_PORT}
 ip route replace {ADDRESS}/32 via $2
 """,
     "lazy-pages": f"""set -e
 cd {PLACE}; rm -rf out; mkdir out; rm -f ready; mkfifo ready
-{INSIDE} criu dump -t $1 -D out -o dump.log -v1 --tcp-established --lazy-pages \\
+{INSIDE} criu dump -t $1 -D out -o dump.log -v1 --tcp-established --skip-in-flight --lazy-pages \\
     --address 0.0.0.0 --port {LAZY_PORT} --status-fd 9 9>ready &
 head -c 1 ready >/dev/null
 tar -C out -c . | nc -N $2 {COPY_PORT}
@@ -72,13 +73,13 @@ wait
 ARRIVE = {
     "stop-and-copy": f"""set -e
 cd {PLACE}; rm -rf in; mkdir in
-nc -l {COPY_PORT} | tar -C in -x
+timeout 60 nc -l {COPY_PORT} | tar -C in -x
 ip route replace {ADDRESS}/32 dev plain0
 {INSIDE} criu restore -D in -o restore.log -v1 --tcp-established -d
 """,
     "lazy-pages": f"""set -e
 cd {PLACE}; rm -rf in; mkdir in
-nc -l {COPY_PORT} | tar -C in -x
+timeout 60 nc -l {COPY_PORT} | tar -C in -x
 ip route replace {ADDRESS}/32 dev plain0
 criu lazy-pages -D in -o lazy.log -v1 --page-server --address $1 --port {LAZY_PORT} -d
 {INSIDE} criu restore -D in -o restore.log -v1 --tcp-established --lazy-pages -d
