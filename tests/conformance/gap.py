@@ -36,6 +36,7 @@ class Watch:
         self._last_s = time.monotonic()
         self._longest_s = 0.0
         self._failures = 0
+        self._last_failure = ""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -61,12 +62,15 @@ class Watch:
                 self._last_s = time.monotonic()
             self._may_call.set()
 
-    def take(self) -> tuple[float, int]:
-        """The longest time in ms between two answers, and the failed calls; counts anew."""
+    def take(self) -> tuple[float, int, str]:
+        """The longest time in ms between two answers, the failed calls, how the last one failed.
+
+        Counts anew.
+        """
         with self._lock:
             longest_s = max(self._longest_s, time.monotonic() - self._last_s)
-            taken = longest_s * 1000, self._failures
-            self._longest_s, self._failures = 0.0, 0
+            taken = longest_s * 1000, self._failures, self._last_failure
+            self._longest_s, self._failures, self._last_failure = 0.0, 0, ""
             return taken
 
     def _run(self) -> None:
@@ -82,9 +86,11 @@ class Watch:
         self._may_call.wait()
         try:
             client.version(deadline_s=DEADLINE_S)
-        except grpc.RpcError:
+        except grpc.RpcError as error:
             with self._lock:
                 self._failures += 1
+                if isinstance(error, grpc.Call):
+                    self._last_failure = f"{error.code().name}: {error.details()}"
             return False
         now_s = time.monotonic()
         with self._lock:

@@ -39,6 +39,7 @@ class Phase:
         took_s: how long it took, settling included.
         gap_ms: the longest time without an answer on the socket.
         lost: failed calls of the watching client.
+        last_lost: how the last of them failed.
         failed: kubelet's failed CRI operations by its names of them.
         errors: lines of kubelet's log that tell of a CRI error.
         late_errors: those of them from the end, when all must be well again.
@@ -49,6 +50,7 @@ class Phase:
     took_s: float = 0.0
     gap_ms: float = 0.0
     lost: int = 0
+    last_lost: str = ""
     failed: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     late_errors: list[str] = field(default_factory=list)
@@ -124,7 +126,7 @@ class Scenario:
             self.look_at_steady(name)
         lines = self.kubelet.log_since(mark)
         seen.took_s = time.monotonic() - begun_s
-        seen.gap_ms, seen.lost = self.watch.take()
+        seen.gap_ms, seen.lost, seen.last_lost = self.watch.take()
         seen.failed = dict(self.kubelet.api.operations()[1] - failed_before)
         seen.errors = cri_errors(lines)
         seen.not_ready = not_ready(lines)
@@ -136,6 +138,7 @@ class Scenario:
         self.say(
             f"{seen.name:<19}{seen.took_s:6.1f} s, longest gap {seen.gap_ms:5.0f} ms, "
             f"{seen.lost} lost calls, {len(seen.errors)} CRI errors in kubelet's log"
+            + (f"; last lost: {seen.last_lost}" if seen.lost else "")
         )
         if quiet and (seen.errors or seen.lost):
             self.problems.append(f"{seen.name}: {seen.lost} lost calls, {seen.errors[:3]}")
