@@ -48,10 +48,11 @@ TARGET = (
 UNDO = ("source before abandoned", "source after abandoned", "target before dropped",
         "target after dropped")  # fmt: skip
 LAST = ("source after settled",)
-# A target that is killed does not yet take down the replacement that it had made before the journal
-# told of it: the pod goes on, but its next move there is refused (the sandbox's name is taken).
+# Open: a target that is killed does not take down the replacement that it had made before the
+# journal told of it: the next move there is refused, the sandbox's name is taken. And killed around
+# "staged" a redis that answers to the scheduler was seen on both nodes, not yet explained.
 TARGET_IS_LEFT = pytest.mark.xfail(
-    reason="a killed target leaves a replacement that blocks the next move to it", run=False
+    reason="a killed target leaves what it made; staged processes may be seen to run", run=False
 )
 
 
