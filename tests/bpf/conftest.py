@@ -15,6 +15,9 @@ from shim.errors import MissingFeature, NativeError
 from shim.network.hold import Hold
 from tests.bpf.hold_net import Net, bpf_root, net
 
+# More than any test sends in all: on a crowded machine a release may come after all of them.
+MANY_PACKETS = 100_000
+
 
 @pytest.fixture
 def activity() -> Iterator[Activity]:
@@ -46,7 +49,14 @@ def hold(world: tuple[Net, Path], request: pytest.FixtureRequest) -> Iterator[Ho
     """The pod's hold, attached in either way."""
     made, root = world
     clsact = request.param == "clsact"
-    with Hold.create("pod-1", made.netns_path, made.addresses, root=root, clsact=clsact) as created:
+    with Hold.create(
+        "pod-1",
+        made.netns_path,
+        made.addresses,
+        root=root,
+        max_packets=MANY_PACKETS,
+        clsact=clsact,
+    ) as created:
         # tcx may be absent, and is then done without.
         assert clsact <= bool(created.settings.flags & Flag.CLSACT)
         try:

@@ -116,7 +116,9 @@ def test_a_sender_on_another_cpu_does_not_overtake(hold: Hold, pods: Net) -> Non
                     readable(hold, 0.05)
                     hold.release()
                     until(lambda: hold.counters.held_packets == 0, "the plug is empty")
-                    held += hold.counters.in_packets
+                    counters = hold.counters
+                    assert counters.lost_packets == 0
+                    held += counters.in_packets
             finally:
                 sender.join()
         assert held > 0
