@@ -84,3 +84,5 @@ def start(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(KeyValueFormatter())
     logging.basicConfig(level=_LEVELS[level], handlers=[handler], force=True)
+    # At "debug" gRPC writes a line of its own for every call, which says nothing.
+    logging.getLogger("grpc").setLevel(max(_LEVELS[level], logging.INFO))

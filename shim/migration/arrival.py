@@ -300,7 +300,11 @@ class Arrival:
     async def clean(self) -> None:
         """Takes away what a dropped move has left; may be done again."""
         record = self.record
-        for name, container_id in record.containers.items():
+        made = await self._made()
+        containers = {
+            container_id: name for one in made for name, container_id in one.containers.items()
+        }
+        for container_id, name in containers.items():
             with contextlib.suppress(PodferryError):
                 await staging.give_up(container_id, cold=record.by_kubelet)
             claims.withdraw(container_id)
@@ -314,11 +318,21 @@ class Arrival:
                 record.sandbox_id, record.netns, record.addresses, record.own_addresses,
                 record.epoch,
             )  # fmt: skip
-        if record.sandbox_id and not record.by_kubelet:
-            await replacement.remove_pod(
-                self.places.channel, self.places.recipes,
-                record.sandbox_id, record.containers.values(),
-            )  # fmt: skip
+        if not record.by_kubelet:
+            for one in made:
+                await replacement.remove(self.places.channel, self.places.recipes, one)
+
+    async def _made(self) -> list[Replacement]:
+        """What was made for this move: as it is written, or as the runtime has it otherwise.
+
+        A service that was killed while it made a replacement had not come to write it down.
+        """
+        record = self.record
+        if record.sandbox_id:
+            return [Replacement(record.uid, record.sandbox_id, containers=dict(record.containers))]
+        if record.by_kubelet:
+            return []
+        return (await replacement.all_made(self.places.channel)).get(record.move, [])
 
     def _require(self, epoch: int) -> None:
         if epoch != self.record.epoch:

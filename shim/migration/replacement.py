@@ -23,6 +23,8 @@ from shim.migration import staging
 from shim.runtime import claims, containerd
 from shim.runtime.recipes import Recipes
 
+MOVE_LABEL = "podferry.dev/move"
+"""The label of a sandbox made here, with the move: there before a journal can name the sandbox."""
 MAKE_TIMEOUT_S = 120.0
 PULL_TIMEOUT_S = 600.0
 
@@ -79,6 +81,7 @@ async def make(
     """
     run = cri.RunPodSandboxRequest.FromString(offer.run_request)
     run.config.metadata.attempt = offer.epoch
+    run.config.labels[MOVE_LABEL] = offer.move
     if run.config.log_directory:
         await asyncio.to_thread(_make_directory, run.config.log_directory)
     answer = await containerd.call(channel, "RunPodSandbox", run, MAKE_TIMEOUT_S)
@@ -116,6 +119,25 @@ async def _create(
     made.containers[one.name] = answer.container_id
     made.created[one.name] = request
     recipes.keep_container(answer.container_id, request)
+
+
+async def all_made(channel: grpc.aio.Channel) -> dict[str, list[Replacement]]:
+    """The replacements that were made on this node and are still there, by move.
+
+    Raises:
+        Unavailable, Refused: the runtime's words.
+    """
+    pods = await containerd.call(channel, "ListPodSandbox", cri.ListPodSandboxRequest())
+    held = await containerd.call(channel, "ListContainers", cri.ListContainersRequest())
+    found: dict[str, list[Replacement]] = {}
+    for pod in pods.items:
+        if move := pod.labels.get(MOVE_LABEL):
+            containers = {
+                one.metadata.name: one.id for one in held.containers if one.pod_sandbox_id == pod.id
+            }
+            made = Replacement(pod.metadata.uid, pod.id, containers=containers)
+            found.setdefault(move, []).append(made)
+    return found
 
 
 async def remove(channel: grpc.aio.Channel, recipes: Recipes, made: Replacement) -> None:

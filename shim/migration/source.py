@@ -22,7 +22,7 @@ from shim.core.fitness import Capabilities, obstacles
 from shim.core.launch import Anatomy
 from shim.core.migration import SourceRemedy, SourceStep, source_remedy
 from shim.core.preflight import Blocks
-from shim.errors import NotFound, PodferryError, Refused
+from shim.errors import NotFound, PodferryError, Refused, Unavailable
 from shim.migration import leaving, pod_files
 from shim.migration.departure import Departure
 from shim.migration.figures import Figures, Progress
@@ -31,7 +31,7 @@ from shim.migration.network import Leaving
 from shim.migration.records import SourceRecord, TargetRecord
 from shim.migration.trees import trees_of
 from shim.peers import capabilities
-from shim.peers.client import Peers
+from shim.peers.client import Peer, Peers
 from shim.runtime import containerd
 from shim.runtime.recipes import Recipes
 from shim.settings import Move
@@ -39,6 +39,9 @@ from shim.settings import Move
 logger = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 10.0
+HELLO_PATIENCE_S = 3.0
+"""A service that has just started answers kubelet first, and other nodes a moment later."""
+HELLO_RETRY_S = 0.2
 MOVE_ID_BYTES = 6
 
 
@@ -119,8 +122,7 @@ class Source:
         """
         pod = await asyncio.to_thread(pods.find, said)
         other = self._peers.find(target)
-        async with other.asked() as stub:
-            told = await stub.Hello(peer.HelloRequest(node=self._node), timeout=HELLO_TIMEOUT_S)
+        told = await self._greeted(other)
         anatomies, resident, freeze_ms, notes = await self._examined(pod)
         for one in obstacles(await self._here(), capabilities.from_message(told), resident):
             raise Refused(
@@ -129,6 +131,19 @@ class Source:
             )  # fmt: skip
         offer = await self._offer(pod, anatomies, resident, by_kubelet)
         return Plan(pod, target, anatomies, offer, freeze_ms, notes)
+
+    async def _greeted(self, other: Peer) -> peer.HelloResponse:
+        until_s = asyncio.get_running_loop().time() + HELLO_PATIENCE_S
+        while True:
+            try:
+                async with other.asked() as stub:
+                    request = peer.HelloRequest(node=self._node)
+                    told: peer.HelloResponse = await stub.Hello(request, timeout=HELLO_TIMEOUT_S)
+                    return told
+            except Unavailable:
+                if asyncio.get_running_loop().time() > until_s:
+                    raise
+            await asyncio.sleep(HELLO_RETRY_S)
 
     async def _examined(self, pod: PodHere) -> tuple[dict[str, Anatomy], int, float, list[str]]:
         seen: dict[str, Anatomy] = {}

@@ -13,12 +13,13 @@ from pathlib import Path
 from cri_proto import peer_pb2 as peer
 from shim.core.migration import SourceStep, TargetRemedy, TargetStep, target_remedy
 from shim.errors import InvalidMessage, NotFound, PodferryError, Refused
+from shim.migration import replacement, staging
 from shim.migration.arrival import Arrival, Places
 from shim.migration.journal import MoveJournal
 from shim.migration.records import TargetRecord
 from shim.migration.replacement import Replacement
 from shim.peers.client import Peers
-from shim.runtime import monitor
+from shim.runtime import claims, monitor
 from shim.runtime.monitor import Monitor
 
 logger = logging.getLogger(__name__)
@@ -244,6 +245,32 @@ class Target:
                 await self._recover(arrival)
             except (PodferryError, OSError) as error:
                 logger.error("move is not recovered move=%s error=%s", move, error)
+        try:
+            await self._start_cold()
+        except (PodferryError, OSError) as error:
+            logger.error("claims of an earlier service stay error=%s", error)
+
+    async def _start_cold(self) -> None:
+        """Lets a kubelet's containers start that an earlier service has claimed for nothing.
+
+        Every move has ended by now, so nobody comes into what is still claimed. What podferry has
+        made itself never starts: that would be the pod a second time.
+        """
+        for container_id in await asyncio.to_thread(claims.announced):
+            claims.withdraw(container_id)
+        ours = {
+            container_id
+            for made in (await replacement.all_made(self._places.channel)).values()
+            for one in made
+            for container_id in one.containers.values()
+        }
+        for one in self.arrivals.values():
+            if one.record.step is TargetStep.RESUMED:
+                ours |= set(one.record.containers.values())
+        for container_id in await asyncio.to_thread(monitor.all_monitored):
+            if container_id not in ours:
+                with contextlib.suppress(PodferryError):
+                    await staging.give_up(container_id, cold=True)
 
     async def _recover(self, arrival: Arrival) -> None:
         record = arrival.record
@@ -256,7 +283,7 @@ class Target:
                 self.forget(record.move)
         elif remedy is TargetRemedy.DROP:
             await arrival.drop("the service was started anew in the middle of it")
-        elif record.step is TargetStep.DROPPED and record.sandbox_id:
+        elif record.step is TargetStep.DROPPED:
             await arrival.clean()
 
     async def source_says(self, record: TargetRecord) -> SourceStep | None:

@@ -23,7 +23,7 @@ from tests.contract.client import until
 
 ROOT = Path(__file__).parents[2]
 PR_SET_CHILD_SUBREAPER = 36
-LOG_TAIL_BYTES = 20_000
+LOG_TAIL_BYTES = 5_000
 LIVE: set[ShimProcess] = set()
 """For the log in the report of a failed test."""
 

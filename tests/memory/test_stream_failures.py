@@ -43,14 +43,15 @@ class Relay:
 
     def cut(self) -> None:
         """Cuts what is open."""
-        for one in self._open:
+        # A connection that is made meanwhile is another one, and stays.
+        cut, self._open = self._open, []
+        for one in cut:
             with_linger = b"\1\0\0\0\0\0\0\0"
             try:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, with_linger)
                 one.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
-        self._open.clear()
 
     def _accept(self) -> None:
         while True:

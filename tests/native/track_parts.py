@@ -173,6 +173,7 @@ def tell(process: subprocess.Popen[str], line: str) -> str:
     assert process.stdout is not None
     process.stdin.write(line + "\n")
     process.stdin.flush()
-    ready, _, _ = select.select([process.stdout], [], [], DEADLINE_S)
-    assert ready, f"no answer to {line!r}"
+    answer = select.poll()  # select.select ends at descriptor 1024
+    answer.register(process.stdout, select.POLLIN)
+    assert answer.poll(DEADLINE_S * 1000), f"no answer to {line!r}"
     return process.stdout.readline().strip()

@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.node.fix_monitor import MONITORS, PYTHON, SOURCES, Watched, eventually
+from tests.node.fix_monitor import PYTHON, SOURCES, Watched, eventually, require_no_monitor
 from tests.node.redis_client import Client
 from tests.testbed import front, images, recipe, testbed
 from tests.testbed.kubelet import Pod
@@ -255,6 +255,5 @@ def pair(move_nodes: list[Node]) -> Iterator[Pair]:
                 one.node.containerd.start()
                 one.redial()
     for node in move_nodes:
-        left = node.path(MONITORS)
-        assert not left.exists() or not [*left.iterdir()], "a deleted pod has left a monitor"
+        require_no_monitor(node)
         shutil.rmtree(node.path(IMAGES), ignore_errors=True)
