@@ -37,13 +37,15 @@ def connect(path: Path, options: Iterable[tuple[str, Any]] = ()) -> grpc.aio.Cha
 
     Retries stay on: without a service config only the transparent ones are left, for calls that the
     server never saw, which grpc-go always makes. Without them a call that meets the GOAWAY of
-    connection ageing is lost by the client itself (one in 28,000 here).
+    connection ageing is lost by the client itself (one in 28,000 here). The probe is off because
+    its ping can cost C-core a reply that has come (docs/design.md, "Handover by ageing").
     """
     return grpc.aio.insecure_channel(
         f"unix:{path}",
         options=[
             *options,  # the first of a name counts
             *UNLIMITED,
+            ("grpc.http2.bdp_probe", 0),
             ("grpc.default_authority", "localhost"),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 20),
