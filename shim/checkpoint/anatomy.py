@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from shim.core import mounts
 from shim.core.launch import Anatomy, Stdio
 from shim.errors import InvalidMessage, NotFound
@@ -135,6 +133,8 @@ def _start_ticks(pid: int) -> int:
 
 def _tasks(init_pid: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The init and its descendants; and others in its pid namespace, such as exec sessions."""
+    import psutil  # here, so that a service starts fast; it loads it once it serves
+
     try:
         own = [init_pid, *(one.pid for one in psutil.Process(init_pid).children(recursive=True))]
         namespace = _link(f"/proc/{init_pid}/ns/pid")

@@ -16,22 +16,24 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from shim.checkpoint import anatomy, bed, datagrams, freezer, images, own_tmpfs, pods, survey
+from shim.checkpoint import anatomy, bed, freezer, images, own_tmpfs, pods
 from shim.checkpoint.bed import RestoreFailed, Slept
 from shim.checkpoint.gate import Gate
 from shim.checkpoint.images import ImagesDamaged
 from shim.checkpoint.journal import SleepJournal
 from shim.checkpoint.locks import PodLocks
 from shim.checkpoint.pods import PodHere
-from shim.core import preflight
 from shim.core.launch import Anatomy
-from shim.core.preflight import Blocks, Verdict
 from shim.core.sleep_record import Bed, Remedy, Seen, SleepRecord, Step, recover
 from shim.errors import InvalidMessage, NotFound, PodferryError, Refused
 from shim.runtime import monitor
 from shim.runtime.monitor import Monitor
 from shim.runtime.monitor_wire import Cause, State
+
+if TYPE_CHECKING:
+    from shim.core.preflight import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +155,11 @@ class Sleeping:
 
     async def _examined(self, pod: PodHere) -> dict[str, Anatomy]:
         """Reads and judges the running containers of a pod."""
+        # What only falling asleep needs is imported here and below, so that a service starts fast;
+        # it loads them once it serves.
+        from shim.checkpoint import survey
+        from shim.core import preflight
+
         seen: dict[str, Anatomy] = {}
         wanted = 0
         for name, container_id in pod.containers.items():
@@ -187,6 +194,8 @@ class Sleeping:
         images.require_room(self._images_dir, wanted_bytes)
 
     async def _lay_down(self, record: SleepRecord, seen: dict[str, Anatomy]) -> list[Slept]:
+        from shim.checkpoint import datagrams
+
         for one in record.beds:
             await bed.prepare(one, seen[one.name].init_pid)
         gate = await asyncio.to_thread(Gate.open, record.sandbox_id, seen, record.addresses)
@@ -395,6 +404,8 @@ class Sleeping:
 
 
 def _refuse_blocked(pod: PodHere, name: str, verdict: Verdict) -> None:
+    from shim.core.preflight import Blocks
+
     blockers = [one for one in verdict.findings if one.blocks is Blocks.SLEEP]
     if blockers:
         more = f" (and {len(blockers) - 1} more)" if len(blockers) > 1 else ""

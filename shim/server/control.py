@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers the `podferry` command and successors on the control socket; decides nothing itself."""
+"""Answers the `podferry` command and successors on the control socket; decides nothing itself.
+
+What only one command needs is imported by that command, for the sake of a fast start; see
+shim.server.deferred.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import os
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import psutil
 
 from cri_proto import control_pb2 as pb
 from cri_proto import control_pb2_grpc
-from shim.checkpoint.overview import overview, vars_of
 from shim.core.calls import CallRecord, percentile
 from shim.errors import InvalidMessage, PodferryError
-from shim.migration import commands
 from shim.runtime import containerd
 from shim.runtime.options import STATUS_BY_NUMBER
 
@@ -32,6 +32,8 @@ WATCH_QUEUE = 1024
 
 def installed_version() -> str:
     """The version of the installed distribution."""
+    import importlib.metadata
+
     return importlib.metadata.version("podferry")
 
 
@@ -48,6 +50,8 @@ class Control(control_pb2_grpc.ControlServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
         """The state of the service."""
+        import psutil
+
         service = self._service
         return pb.StatusResponse(
             version=installed_version(),
@@ -148,6 +152,8 @@ class Control(control_pb2_grpc.ControlServicer):
 
     async def Pods(self, request: pb.PodsRequest, context: Any) -> pb.PodsResponse:
         """The pods of this node."""
+        from shim.checkpoint.overview import overview, vars_of
+
         async with _told(context):
             states = await overview(self._service.sleeping)
             return pb.PodsResponse(pods=[pb.PodState(**vars_of(one)) for one in states])
@@ -156,6 +162,8 @@ class Control(control_pb2_grpc.ControlServicer):
         self, request: pb.MigrateRequest, context: Any
     ) -> AsyncIterator[pb.MigrateResponse]:
         """Moves a pod; progress, then the result."""
+        from shim.migration import commands
+
         async with _told(context):
             async for one in commands.migrate(self._service.require_moves(), request):
                 yield one
@@ -164,6 +172,8 @@ class Control(control_pb2_grpc.ControlServicer):
         self, request: pb.MigrationsRequest, context: Any
     ) -> pb.MigrationsResponse:
         """The moves of this node."""
+        from shim.migration import commands
+
         async with _told(context):
             return commands.migrations(self._service.require_moves())
 
@@ -175,6 +185,8 @@ class Control(control_pb2_grpc.ControlServicer):
 
     async def Resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveResponse:
         """Decides a move that is in doubt."""
+        from shim.migration import commands
+
         async with _told(context):
             moves = self._service.require_moves()
             step = await commands.resolve(moves, request.move, request.runs)

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterable
 from wsgiref.simple_server import WSGIServer
 
-import psutil
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -71,6 +70,8 @@ class Metrics:
 
     def collect(self) -> Iterable[Metric]:
         """What is read at the moment of a scrape (the collector interface of prometheus-client)."""
+        import psutil  # see shim.server.deferred
+
         gauges = (
             ("podferry_cri_calls_in_flight", "CRI calls under way.", len(self._ledger.in_flight)),
             (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ import grpc
 
 from cri_proto import control_pb2_grpc
 from cri_proto import runtime_v1_pb2 as cri
-from shim.checkpoint import archive, pods
+from shim.checkpoint import pods
 from shim.checkpoint.journal import SleepJournal
 from shim.checkpoint.sleeping import Sleeping
 from shim.core.calls import CallLedger
@@ -39,8 +38,8 @@ from shim.runtime import containerd
 from shim.runtime.options import channel_options, server_options
 from shim.runtime.recipes import Recipes
 from shim.runtime.recollection import Recollection
-from shim.server import calllog
-from shim.server.control import Control
+from shim.server import calllog, deferred
+from shim.server.control import Control, installed_version
 from shim.server.interception import Interception
 from shim.server.metrics import Metrics
 from shim.server.notify import notify, watchdog_interval_s
@@ -152,6 +151,7 @@ class Service:
             self._spawn(self._listen_for_metrics())
             self._spawn(self._guard_sockets())
             self._spawn(self._feed_watchdog())
+            self._spawn(deferred.load())
             for signal_number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(signal_number, self._stop.set)
             notify(f"MAINPID={os.getpid()}", "READY=1", "STATUS=serving")
@@ -180,8 +180,7 @@ class Service:
         # Imported only where pods move: it brings the network's part and the streams.
         from shim.migration.moves import Moves
 
-        version = importlib.metadata.version("podferry")
-        return Moves(self.settings, self.channel, self.recipes, version)
+        return Moves(self.settings, self.channel, self.recipes, installed_version())
 
     def _rules_of_moves(self) -> list[Rule]:
         if self.moves is None:
@@ -235,6 +234,8 @@ class Service:
         await containerd.call(self.channel, "StartContainer", request, START_TIMEOUT_S)
 
     async def _write_checkpoint(self, container_id: str, location: str) -> None:
+        from shim.checkpoint import archive  # see shim.server.deferred
+
         status = await containerd.container_status(self.channel, container_id)
         work_dir = Path(self.settings.service.run_dir) / "checkpoints"
         await archive.write(container_id, status, location, work_dir)

@@ -190,3 +190,18 @@ def test_naming_a_command_imports_no_other() -> None:
 
 def test_every_error_of_our_tree_is_caught_by_the_entry_point() -> None:
     assert issubclass(Refused, PodferryError)
+
+
+def test_the_service_starts_without_what_it_loads_later() -> None:
+    """And loads it then: an upgrade on disk must not be mixed into a running process."""
+    script = (
+        "import sys, asyncio, shim.server.service; from shim.server import deferred;"
+        "deferred.AFTER_S = 0.0;"
+        "before = {n for n in deferred.MODULES if n in sys.modules and n.startswith('shim.')};"
+        "asyncio.run(deferred.load());"
+        "print(before, set(deferred.MODULES) - set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "set() set()"
