@@ -13,7 +13,7 @@ from pathlib import Path
 
 import shim
 from shim.checkpoint import cores, images, mount_clone, request, stats, system_v
-from shim.core import criu_errors, launch
+from shim.core import launch
 from shim.core.launch import Anatomy, Purpose, Sleeper
 from shim.core.sleep_record import Bed, Seen
 from shim.errors import NotFound, PodferryError, Unavailable
@@ -195,6 +195,9 @@ def explained(name: str, log_path: Path, error: CriuFailed) -> DumpFailed:
         log = log_path.read_bytes()[-LOG_END_BYTES:].decode("utf-8", "replace")
     except OSError:
         log = ""
+    # Here for its many patterns, so that a service starts fast; it loads it once it serves.
+    from shim.core import criu_errors
+
     found = criu_errors.diagnose(log, str(error))
     told = f" (criu: {found.line})" if found.line else ""
     return DumpFailed(

@@ -18,6 +18,7 @@ MODULES = (
     "shim.checkpoint.datagrams",
     "shim.checkpoint.overview",
     "shim.checkpoint.survey",
+    "shim.core.criu_errors",
     "shim.core.preflight",
     "shim.migration.commands",
 )
