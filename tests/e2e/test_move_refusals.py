@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.testbed import images
 from tests.testbed.moving import PKI, MovingNode, eventually
 from tests.testbed.pods import ContainerSpec, PodSpec
@@ -59,40 +57,6 @@ def test_a_node_that_does_not_answer_is_told(pair: Pair) -> None:
     assert "does not answer" in told and "doctor" in told
     second.restart({})
     first.command("migrate", running.pod.sandbox_id, "--to", second.name)
-
-
-PAGER = "$(ls /opt/podferry/lib/python3*/site-packages/shim/bin/podferry-pager)"
-# How the target is made to fail, and how that is mended.
-FAILURES = {
-    "the store has no room": (
-        "mount -t tmpfs -o size=1m none /run/podferry/stores",
-        "umount -l /run/podferry/stores",
-    ),
-    "CRIU is not there": ("mount --bind /bin/false /usr/sbin/criu", "umount /usr/sbin/criu"),
-    "the pager is not there": (f"mount --bind /bin/false {PAGER}", f"umount {PAGER}"),
-}
-
-
-@pytest.mark.parametrize("how", list(FAILURES))
-def test_a_target_that_fails_leaves_the_pod_running(pair: Pair, how: str) -> None:
-    first, second = pair
-    running = start.start(first.kubelet, REDIS)
-    with running.client() as client:
-        client.ask(3)
-        second.node.exec(["mkdir", "-p", "/run/podferry/stores"])
-        break_it, mend_it = FAILURES[how]
-        second.node.exec(["sh", "-c", break_it])
-        try:
-            client.start(5)
-            told = refused(first, "migrate", running.pod.sandbox_id, "--to", second.name)
-            client.stop()
-        finally:
-            second.node.exec(["sh", "-c", mend_it])
-        assert told.startswith("podferry:")
-        client.ask(3)
-        assert client.finish().is_well
-    eventually(lambda: second.processes("redis-server") == [], second)
-    eventually(lambda: not [p for p in second.pods() if p["state"] == "running"], second)
 
 
 def test_a_certificate_of_another_authority_is_told(pair: Pair) -> None:
