@@ -183,7 +183,7 @@ def test_the_pod_runs_on_one_node_after_a_cut(pair: Pair, at: str) -> None:
         eventually(lambda: ended(first, second), first, second)
 
 
-@pytest.mark.parametrize("at", [FREEZE, DUMPED])
+@pytest.mark.parametrize("at", [FREEZE, DUMPED, "source sent"])
 def test_a_source_that_is_cut_off_for_long_lets_the_pod_run_on(pair: Pair, at: str) -> None:
     first, second = pair
     arm(first, at)
@@ -205,5 +205,26 @@ def test_a_source_that_is_cut_off_for_long_lets_the_pod_run_on(pair: Pair, at: s
         assert result.stderr.decode().startswith("podferry:")
         eventually(lambda: ended(first, second), first, second)
         assert not second.processes("redis-server")
+        check_alive(client, redis, first, second)
+        eventually(lambda: ended(first, second), first, second)
+
+
+def test_a_target_that_was_not_told_of_the_end_hears_it_later(pair: Pair) -> None:
+    first, second = pair
+    arm(first, DUMPED)
+    redis = start.start(first.kubelet, REDIS)
+    with redis.client() as client:
+        client.ask(5)
+        with Move(first, redis.pod.sandbox_id, second) as move:
+            move.wait_stopped()
+            with cut(second):
+                move.go_on()
+                # Until the source does not wait for an answer to its "drop" any more.
+                assert move.ended().status == 1
+                assert running(first)
+        # "The target was told or will be": nobody does anything about it here.
+        eventually(lambda: ended(first, second), first, second)
+        assert not second.processes("redis-server")
+        assert second.sandbox_of(redis.pod.spec.uid) == ""
         check_alive(client, redis, first, second)
         eventually(lambda: ended(first, second), first, second)
