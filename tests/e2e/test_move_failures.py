@@ -23,8 +23,7 @@ Act = Callable[[MovingNode], object]
 STORES = "/run/podferry/stores"
 CRIU = "/usr/sbin/criu"
 PAGER = "$(ls /opt/podferry/lib/python3*/site-packages/shim/bin/podferry-pager)"
-# The node's tools lie in /usr/lib/cni; /opt/cni/bin, where containerd looks, leads there.
-BRIDGE = "$(readlink -f /opt/cni/bin/bridge)"
+BRIDGE = "/usr/lib/cni/bridge"  # where Debian's containerd looks for plugins
 # Of whatever container there is: the target has no other pod than the one that comes.
 ROOTFS = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/*/rootfs"
 SENT = "source sent"  # the replacement is claimed, all is in its store, nothing is restored yet
