@@ -11,7 +11,9 @@ import pytest
 from tests.e2e.link import cut
 from tests.e2e.one_node import check_alive, running, settled
 from tests.e2e.stops import PATIENCE_S, Move, arm
+from tests.testbed import images
 from tests.testbed.moving import MovingNode, eventually
+from tests.testbed.pods import ContainerSpec, PodSpec
 from tests.testbed.process import POLL_S
 from tests.workloads import start
 from tests.workloads.start import REDIS
@@ -30,6 +32,11 @@ DUMPED = "source dumped"
 STAGED = "source staged"
 GAVE_UP = "source after gave up"
 COMMITTED = "source committed"
+
+ASK = (
+    "while :; do printf 'INCR n\\r\\n' | nc -w 5 127.0.0.1 6379 | head -1 >> /shared/seen;"
+    " sleep 0.05; done"
+)
 
 # A move leaves nothing here once it is over, though the pod's sandboxes are still there.
 PLACES = (
@@ -228,3 +235,45 @@ def test_a_target_that_was_not_told_of_the_end_hears_it_later(pair: Pair) -> Non
         assert second.sandbox_of(redis.pod.spec.uid) == ""
         check_alive(client, redis, first, second)
         eventually(lambda: ended(first, second), first, second)
+
+
+def criu_of(node: MovingNode, container_id: str) -> str:
+    """The pid of the CRIU of one container."""
+    monitor = node.node.read(f"/run/podferry/monitors/k8s.io/{container_id}/pid").decode().strip()
+    return node.node.exec(["pgrep", "-P", monitor, "-x", CRIU]).text
+
+
+def test_a_dump_that_is_under_way_when_another_fails_is_undone(pair: Pair) -> None:
+    first, second = pair
+    arm(first, FREEZE)
+    spec = PodSpec("two", (
+        ContainerSpec("server", images.REDIS, mounts={"shared": "/shared"}),
+        ContainerSpec("asker", images.BUSYBOX, ("sh", "-c", ASK), mounts={"shared": "/shared"}),
+    ))  # fmt: skip
+    pod = first.kubelet.run_pod(spec)
+    seen = first.node.path(f"{spec.volume('shared')}/seen")
+    eventually(lambda: seen.exists() and seen.read_text().count("\n") > 5, first)
+    with Move(first, pod.sandbox_id, second) as move:
+        move.wait_stopped()
+        slow = criu_of(first, pod.containers["asker"])
+        dead = criu_of(first, pod.containers["server"])
+        first.node.exec(["kill", "-STOP", slow])
+        first.node.exec(["mount", "--bind", "/bin/false", "/usr/sbin/criu"])
+        try:
+            first.node.exec(["kill", "-KILL", dead])
+            move.go_on()
+            # Whether it is given up at once, or not before the other dump has ended: both are right.
+            until = time.monotonic() + CUT_S
+            while first.migrations()[-1]["step"] != "abandoned" and time.monotonic() < until:
+                time.sleep(POLL_S)
+        finally:
+            first.node.exec(["umount", "/usr/sbin/criu"])
+            first.node.exec(["kill", "-CONT", slow], check=False)
+        assert move.ended().status == 1
+    # The asker gets no answers without the server, and says nothing if it stands still itself.
+    before = seen.read_text().count("\n")
+    eventually(lambda: seen.read_text().count("\n") > before + 5, first)
+    time.sleep(1)
+    before = seen.read_text().count("\n")
+    eventually(lambda: seen.read_text().count("\n") > before + 5, first)
+    first.migrate(pod, second)
