@@ -262,7 +262,7 @@ def test_a_dump_that_is_under_way_when_another_fails_is_undone(pair: Pair) -> No
         try:
             first.node.exec(["kill", "-KILL", dead])
             move.go_on()
-            # Whether it is given up at once, or not before the other dump has ended: both are right.
+            # It may be given up at once, or only once the other dump has ended: both are right.
             until = time.monotonic() + CUT_S
             while first.migrations()[-1]["step"] != "abandoned" and time.monotonic() < until:
                 time.sleep(POLL_S)
