@@ -14,7 +14,9 @@ from typing import Any, Self
 from tests.testbed.errors import NodeFailed
 from tests.testbed.node import Node
 
-SCRIPT = "/var/tmp/podferry-client.py"
+DIRECTORY = "/var/tmp/podferry-client"
+SCRIPTS = {"memcached": "crowd.py", "websocket": "frames.py"}
+"""Who speaks what client.py does not, by kind; they build on it."""
 REPLY_DEADLINE_S = 60.0
 
 
@@ -49,7 +51,7 @@ class Felt:
 
 
 class Client:
-    """client.py on a node; a context manager that ends it.
+    """client.py, or what builds on it, on a node; a context manager that ends it.
 
     Args:
         node: where it runs.
@@ -59,8 +61,10 @@ class Client:
     """
 
     def __init__(self, node: Node, kind: str, address: str, port: int) -> None:
-        node.write(SCRIPT, Path(__file__).with_name("client.py").read_bytes())
-        argv = ["/usr/bin/python3", "-u", SCRIPT, kind, address, str(port)]
+        script = SCRIPTS.get(kind, "client.py")
+        for name in {"client.py", script}:
+            node.write(f"{DIRECTORY}/{name}", Path(__file__).with_name(name).read_bytes())
+        argv = ["/usr/bin/python3", "-u", f"{DIRECTORY}/{script}", kind, address, str(port)]
         self.process = subprocess.Popen(
             node.inside.argv(argv),
             stdin=subprocess.PIPE,

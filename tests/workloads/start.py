@@ -54,6 +54,21 @@ PRELOADED = {"AS_POSTGRES": "env LD_PRELOAD=/program/geteuid.so sh -c"}
 NGINX = Workload(
     "nginx", "http", 80, images.NGINX, () if may_raise_limits() else ("nginx", "-g", "user root;")
 )
+MEMCACHED = Workload(
+    "memcached",
+    "memcached",
+    11211,
+    images.MEMCACHED,
+    () if may_raise_limits() else ("memcached", "-u", "root"),
+)
+WEBSOCKET = Workload(
+    "websocket",
+    "websocket",
+    7003,
+    images.PYTHON,
+    ("python3", "/program/websocket.py", "7003"),
+    "websocket.py",
+)
 POSTGRES = Workload(
     "postgres",
     "postgres",
@@ -63,6 +78,8 @@ POSTGRES = Workload(
     env={} if may_raise_limits() else PRELOADED,
 )
 ALL = (BUSY, ECHO, UDP, REDIS, NGINX, POSTGRES)
+MOVED = (*ALL, MEMCACHED, WEBSOCKET)
+"""Those that move; the last two are not put to sleep by tests."""
 
 
 @dataclass(frozen=True)
