@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tests.testbed.moving import MovingNode, eventually
 from tests.testbed.node import Node
 from tests.testbed.pods import ContainerSpec, PodSpec
 from tests.workloads import start
-from tests.workloads.start import ALL, NGINX, Workload
+from tests.workloads.start import MOVED, NGINX, POSTGRES, Workload
 
 Pair = tuple[MovingNode, MovingNode]
 
@@ -29,7 +30,7 @@ def moved(first: MovingNode, second: MovingNode, uid: str, sandbox_id: str = "")
     return second.sandbox_of(uid)
 
 
-@pytest.mark.parametrize("workload", ALL, ids=lambda one: one.name)
+@pytest.mark.parametrize("workload", MOVED, ids=lambda one: one.name)
 def test_a_workload_moves_there_and_back(pair: Pair, workload: Workload) -> None:
     first, second = pair
     running = start.start(first.kubelet, workload)
@@ -150,3 +151,97 @@ def test_a_batch_job_ends_with_the_right_result(pair: Pair) -> None:
     wanted = hashlib.sha256(b"".join(b"%d" % number for number in range(400))).hexdigest()
     assert json.loads(done.read_text())["digest"] == wanted
     assert not first.node.path(f"{spec.volume('result')}/done").exists()
+
+
+PGBENCH_CLIENTS = 8
+PGBENCH_PER_S = 200
+"""Transactions; a crowded machine keeps up with them, so that memory settles before the freeze."""
+PGBENCH_LONGEST_S = 300
+SUMS = (
+    "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bbalance) FROM"
+    " pgbench_branches), (SELECT sum(tbalance) FROM pgbench_tellers), sum(delta), count(*)"
+    " FROM pgbench_history"
+)
+
+
+class Bank:
+    """PostgreSQL's own programs on a node, connected to a pod.
+
+    Args:
+        node: where they run.
+        address: the pod's.
+    """
+
+    def __init__(self, node: Node, address: str) -> None:
+        (home,) = node.path("/usr/lib/postgresql").iterdir()
+        self.node = node
+        self.programs = f"/usr/lib/postgresql/{home.name}/bin"
+        self.server = ["-h", address, "-U", "postgres"]
+
+    def ask(self, query: str) -> list[str]:
+        """The columns of a query's only row."""
+        psql = [f"{self.programs}/psql", *self.server, "-X", "-A", "-t", "-c", query, "postgres"]
+        return self.node.exec(psql).text.split("|")
+
+    def fill(self) -> None:
+        """Makes pgbench's tables."""
+        pgbench = [f"{self.programs}/pgbench", *self.server, "-i", "-q", "-s", "2", "postgres"]
+        self.node.exec(pgbench)
+
+    @contextmanager
+    def busy(self) -> Iterator[subprocess.Popen[str]]:
+        """pgbench, until it is told to end."""
+        words = ["-c", str(PGBENCH_CLIENTS), "-R", str(PGBENCH_PER_S), "-T", str(PGBENCH_LONGEST_S)]
+        argv = [f"{self.programs}/pgbench", *self.server, *words, "postgres"]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            self.node.inside.argv(argv), stdout=pipe, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            yield process
+        finally:
+            self.node.exec(["pkill", "-KILL", "-x", "pgbench"], check=False)
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def finish(self, process: subprocess.Popen[str]) -> str:
+        """Has pgbench end as if its time were up; what it says of itself."""
+        self.node.exec(["pkill", "-ALRM", "-x", "pgbench"])
+        said, _ = process.communicate(timeout=60)
+        return said
+
+    def transactions(self) -> int:
+        """So many have been committed."""
+        return int(self.ask("SELECT count(*) FROM pgbench_history")[0])
+
+
+def test_pgbench_goes_on_beside_an_open_transaction(pair: Pair) -> None:
+    first, second = pair
+    running = start.start(first.kubelet, POSTGRES)
+    uid = running.pod.spec.uid
+    with running.client() as open_one:
+        bank = Bank(first.node, running.pod.ip)
+        bank.fill()
+        open_one.ask(3)
+        with bank.busy() as pgbench:
+            eventually(lambda: bank.transactions() > PGBENCH_PER_S, first)
+            open_one.start(20)
+            moved(first, second, uid)
+            there = bank.transactions()
+            eventually(lambda: bank.transactions() > there + PGBENCH_PER_S, second)
+            moved(second, first, uid)
+            back = bank.transactions()
+            eventually(lambda: bank.transactions() > back + PGBENCH_PER_S, first)
+            open_one.stop()
+            said = bank.finish(pgbench)
+        assert pgbench.returncode == 0, said
+        assert "number of failed transactions: 0 " in said, said
+        processed = re.search(r"transactions actually processed: (\d+)", said)
+        assert processed, said
+        accounts, branches, tellers, deltas, count = bank.ask(SUMS)
+        assert accounts == branches == tellers == deltas
+        assert count == processed[1]
+        felt = open_one.finish()
+    assert felt.is_well, felt
