@@ -27,6 +27,8 @@ from shim.errors import InvalidMessage, PodferryError, Refused
 from shim.failpoints import failpoint
 from shim.memory.stream import Receiver, make_token
 from shim.migration import network, pod_files, replacement, staging
+from shim.migration.counting import MoveMetrics
+from shim.migration.figures import Figures
 from shim.migration.journal import MoveLog
 from shim.migration.records import TargetRecord
 from shim.migration.replacement import Replacement
@@ -47,6 +49,7 @@ class Places:
         stores: directory of incoming memory.
         clones: directory of mount clones, in a tmpfs.
         receiver: of the page streams.
+        metrics: where moves are counted.
         pages_port: where that listens.
     """
 
@@ -55,6 +58,7 @@ class Places:
     stores: Path
     clones: Path
     receiver: Receiver
+    metrics: MoveMetrics
     pages_port: int = 0
 
 
@@ -68,6 +72,7 @@ class Arrival:
         log: the journal of this move.
         record: what is written down, or STAGED.
         source_address: of the other node.
+        figures: what it took, until it is counted.
     """
 
     places: Places
@@ -81,6 +86,7 @@ class Arrival:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     settling: asyncio.Task[None] | None = None
+    figures: Figures = field(default_factory=Figures)
 
     def _write(self, step: TargetStep, reason: str = "") -> None:
         if not target_may(self.record.step, step):
@@ -148,6 +154,7 @@ class Arrival:
                         name=name, container_id=seat.container_id, page_token=token
                     )
                 )
+            self.figures.mark("prepared")
             return peer.PrepareResponse(
                 uid=made.uid,
                 sandbox_id=made.sandbox_id,
@@ -201,6 +208,7 @@ class Arrival:
         """
         async with self.lock:
             self._require(epoch)
+            self.figures.mark("staging")
             if set(sleepers) != set(self.seats):
                 raise InvalidMessage(
                     f"containers {sorted(sleepers)} are told, {sorted(self.seats)} are claimed"
@@ -215,6 +223,7 @@ class Arrival:
                 if isinstance(one, BaseException):
                     raise one
             self._write(TargetStep.STAGED)
+            self.figures.mark("staged")
             return peer.StageResponse(restore_ms=(time.monotonic() - began) * 1e3)
 
     @staticmethod
@@ -236,7 +245,9 @@ class Arrival:
                     raise Refused(
                         f"it is {self.record.step} here", where=f"move {self.record.move}"
                     )
+                self.figures.mark("committing")
                 self._write(TargetStep.RESUMED)
+                self.places.metrics.came(TargetStep.RESUMED)
             await self.resume()
             return peer.CommitResponse(resume_ms=(time.monotonic() - began) * 1e3)
 
@@ -251,6 +262,7 @@ class Arrival:
         failpoint("target went")
         if self.net:
             await asyncio.to_thread(self.net.release)
+        self.figures.mark("resumed")
         self.ended.set()
         self.settling = asyncio.create_task(self._settle())
 
@@ -264,8 +276,18 @@ class Arrival:
             await seat.settle(self.places.receiver)
         self.seats.clear()
         if self.net:
+            self.figures.held_packets = await asyncio.to_thread(self.net.held_packets)
             await asyncio.to_thread(self.net.settle)
+        self.figures.mark("settled")
+        # A service that was started since resumes every pod that has ever come, which is no move.
+        if "committing" in self.figures.marks:
+            self._count()
         logger.info("settled move=%s pod=%s", record.move, record.pod)
+
+    def _count(self) -> None:
+        """Once: both a commit and a drop may be asked again."""
+        figures, self.figures = self.figures, Figures()
+        self.places.metrics.arrived(figures)
 
     async def resume_again(self) -> None:
         """The same, by a service that was started after the record."""
@@ -288,7 +310,11 @@ class Arrival:
         async with self.lock:
             if self.record.step is TargetStep.RESUMED:
                 return TargetStep.RESUMED
+            again = self.record.step is TargetStep.DROPPED
             self._write(TargetStep.DROPPED, reason)
+            if not again:
+                self.places.metrics.came(TargetStep.DROPPED)
+                self._count()
             logger.warning("move dropped move=%s pod=%s reason=%s", self.record.move,
                            self.record.pod, reason)  # fmt: skip
             try:

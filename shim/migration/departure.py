@@ -103,6 +103,7 @@ class Departure:
 
     async def _copy_ahead(self) -> None:
         self._say("plan", f"node {self.other.node} is asked")
+        self.figures.mark("asked")
         async with self.other.asked() as stub:
             await stub.Offer(self.offer, timeout=PREPARE_TIMEOUT_S)
             self._write(SourceStep.COPYING)
@@ -131,6 +132,7 @@ class Departure:
                 self.record.sandbox_id, self.netns, self.record.addresses, self.other.host,
                 self.node_address,
             )  # fmt: skip
+        self.figures.mark("prepared")
         await self._rounds()
 
     async def _rounds(self) -> None:
@@ -277,18 +279,21 @@ class Departure:
 
     async def _leave(self) -> None:
         """Ends what stands still here; packets go over, also after a restart."""
+        self.figures.mark("departed")
         for one in self.leavers.values():
             await one.depart()
         failpoint("source ended the originals")
         if self.net:
             await asyncio.to_thread(self.net.forward)
             self.figures.all_forwarded = await asyncio.to_thread(self.net.point, self.record.epoch)
+            self.figures.held_packets = await asyncio.to_thread(self.net.held_packets)
 
     async def _settle(self) -> None:
         for one in self.leavers.values():
             await one.exit()
             await one.clean()
         await asyncio.to_thread(self._write, SourceStep.SETTLED)
+        self.figures.mark("settled")
         self._say("settled", self.figures.summary())
 
     async def decide(self, *, here: bool) -> None:
@@ -327,6 +332,8 @@ class Departure:
         if self.net:
             with contextlib.suppress(PodferryError):
                 await asyncio.to_thread(self.net.undo)
+            if "held" in self.figures.marks:  # otherwise it counts those of an earlier sleep
+                self.figures.held_packets = await asyncio.to_thread(self.net.held_packets)
         self.figures.mark("undone")
         self._say("given up", reason)
         with contextlib.suppress(PodferryError):

@@ -4,7 +4,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+Span = tuple[str, str, str]
+"""A phase, and the marks between which it lies."""
+
+FREEZE_SPANS: tuple[Span, ...] = (
+    ("quiesce", "held", "frozen"),
+    ("dump", "frozen", "dumped"),
+    ("send", "dumped", "sent"),
+    ("stage", "sent", "staged"),
+    ("give_up", "staged", "gave_up"),
+    ("commit", "gave_up", "resumed"),
+    ("flip", "resumed", "flipped"),
+)
+SOURCE_SPANS: tuple[Span, ...] = (
+    ("prepare", "asked", "prepared"),
+    ("copy", "prepared", "held"),
+    *FREEZE_SPANS,
+    ("settle", "departed", "settled"),
+)
+TARGET_SPANS: tuple[Span, ...] = (
+    ("prepare", "asked", "prepared"),
+    ("copy", "prepared", "staging"),
+    ("stage", "staging", "staged"),
+    ("wait", "staged", "committing"),
+    ("commit", "committing", "resumed"),
+    ("settle", "resumed", "settled"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +82,7 @@ class Figures:
         resume_ms: from the commit's arrival until they run.
         throttled: whether the pod dirtied memory faster than the link took it.
         all_forwarded: whether every held packet went over.
+        held_packets: how many waited for the pod.
         fresh: whether the target has just said that it is staged.
         marks: name to CLOCK_MONOTONIC seconds.
     """
@@ -67,6 +96,7 @@ class Figures:
     resume_ms: float = 0.0
     throttled: bool = False
     all_forwarded: bool = True
+    held_packets: int = 0
     fresh: bool = True
     marks: dict[str, float] = field(default_factory=dict)
 
@@ -79,6 +109,24 @@ class Figures:
         if begin not in self.marks or end not in self.marks:
             return 0.0
         return (self.marks[end] - self.marks[begin]) * 1e3
+
+    def reached_ms(self, spans: Iterable[Span]) -> dict[str, float]:
+        """Milliseconds of those phases that have been gone through."""
+        return {
+            name: self.between_ms(begin, end)
+            for name, begin, end in spans
+            if begin in self.marks and end in self.marks
+        }
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of memory, sent while the pod ran."""
+        return sum(one.sent_bytes for one in self.rounds)
+
+    @property
+    def stood_still_ms(self) -> float:
+        """From the freezer until it ran, there or here again; 0 if it was not frozen."""
+        return self.frozen_ms or self.between_ms("frozen", "undone")
 
     @property
     def frozen_ms(self) -> float:
@@ -93,22 +141,13 @@ class Figures:
     def as_dict(self) -> dict[str, float | int | bool]:
         """All of it, flat, for programs."""
         spans = {
-            f"{name}_ms": round(self.between_ms(begin, end), 2)
-            for name, begin, end in (
-                ("quiesce", "held", "frozen"),
-                ("dump", "frozen", "dumped"),
-                ("send", "dumped", "sent"),
-                ("stage", "sent", "staged"),
-                ("give_up", "staged", "gave_up"),
-                ("commit", "gave_up", "resumed"),
-                ("flip", "resumed", "flipped"),
-            )
+            f"{name}_ms": round(self.between_ms(begin, end), 2) for name, begin, end in FREEZE_SPANS
         }
         return {
             "frozen_ms": round(self.frozen_ms, 2),
             "held_ms": round(self.held_ms, 2),
             "rounds": len(self.rounds),
-            "copied_bytes": sum(one.sent_bytes for one in self.rounds),
+            "copied_bytes": self.copied_bytes,
             "files_bytes": self.files_bytes,
             "last_bytes": self.last_bytes,
             "last_files_bytes": self.last_files_bytes,
@@ -117,13 +156,13 @@ class Figures:
             "resume_ms": round(self.resume_ms, 2),
             "throttled": self.throttled,
             "all_forwarded": self.all_forwarded,
+            "held_packets": self.held_packets,
             **spans,
         }
 
     def summary(self) -> str:
         """The result in a line."""
-        copied = sum(one.sent_bytes for one in self.rounds)
         return (
-            f"stood still for {self.frozen_ms:.1f} ms; {copied >> 20} MiB copied ahead in "
-            f"{len(self.rounds)} rounds, {self.last_bytes >> 10} KiB in the freeze"
+            f"stood still for {self.frozen_ms:.1f} ms; {self.copied_bytes >> 20} MiB copied ahead "
+            f"in {len(self.rounds)} rounds, {self.last_bytes >> 10} KiB in the freeze"
         )

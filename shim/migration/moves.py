@@ -20,6 +20,7 @@ from shim.errors import NativeError, PodferryError, Refused
 from shim.memory.stream import Receiver, TlsFiles
 from shim.migration import network
 from shim.migration.arrival import Places
+from shim.migration.counting import MoveMetrics
 from shim.migration.figures import Figures, Progress
 from shim.migration.source import Plan, Source
 from shim.migration.target import Target
@@ -63,6 +64,7 @@ class Moves:
         self.peers = Peers(self._identity, settings.peers.nodes)
         self._host = settings.peers.listen.rpartition(":")[0].strip("[]")
         self._receiver = Receiver()
+        self.metrics = MoveMetrics()
         state, run = Path(settings.service.state_dir), Path(settings.service.run_dir)
         self._places = places = Places(
             channel=channel,
@@ -70,6 +72,7 @@ class Moves:
             stores=Path(settings.move.stores_dir),
             clones=run / "mounts",
             receiver=self._receiver,
+            metrics=self.metrics,
         )
         self.target = Target(self.node, places, state / "arrivals", self.peers)
         self.source = Source(
@@ -84,6 +87,7 @@ class Moves:
             here=self.capabilities,
             arrived=self.target.arrived,
             is_back=self.target.is_back,
+            metrics=self.metrics,
         )
         self._server: grpc.aio.Server | None = None
 

@@ -82,6 +82,10 @@ class Arriving:
         """What was held goes to the pod, which runs."""
         self.hold.release()
 
+    def held_packets(self) -> int:
+        """How many have waited."""
+        return _held_packets(self.hold)
+
     def settle(self) -> None:
         """The pod runs and nothing is held any more: its packets take no detour."""
         self.hold.remove()
@@ -176,6 +180,10 @@ class Leaving:
             ipam.reserve(one)
         return bool(done)
 
+    def held_packets(self) -> int:
+        """How many have waited."""
+        return _held_packets(self.hold)
+
     def undo(self) -> None:
         """The pod runs on here: what was held goes to it."""
         self.hold.release()
@@ -193,6 +201,13 @@ def forget_address(address: str, epoch: int) -> None:
     flip.clear(ip_address(address), epoch)
     nat.forget([ip_address(address)])
     ipam.release(ip_address(address))
+
+
+def _held_packets(hold: Hold) -> int:
+    # A figure must not be what fails a move.
+    with contextlib.suppress(PodferryError):
+        return hold.counters.in_packets
+    return 0
 
 
 def _parsed(texts: Sequence[str]) -> list[Address]:

@@ -24,6 +24,7 @@ from shim.core.migration import SourceRemedy, SourceStep, source_remedy
 from shim.core.preflight import Blocks
 from shim.errors import NotFound, PodferryError, Refused, Unavailable
 from shim.migration import leaving, pod_files
+from shim.migration.counting import MoveMetrics
 from shim.migration.departure import Departure
 from shim.migration.figures import Figures, Progress
 from shim.migration.journal import MoveJournal
@@ -81,6 +82,7 @@ class Source:
         here: what this node says of itself.
         is_back: whether a pod of a lineage has come here in a later epoch.
         arrived: the record of the move by which a sandbox's pod came here, None if it did not.
+        metrics: where moves are counted.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Source:
         here: Callable[[], Awaitable[Capabilities]],
         arrived: Callable[[str], TargetRecord | None],
         is_back: Callable[[str, int], bool],
+        metrics: MoveMetrics,
     ) -> None:
         self._node = node
         self._address = address
@@ -108,6 +111,7 @@ class Source:
         self._here = here
         self._arrived = arrived
         self._is_back = is_back
+        self._metrics = metrics
         self.departures: dict[str, Departure] = {}
         self.past: dict[str, tuple[SourceRecord, Figures]] = {}
 
@@ -274,6 +278,7 @@ class Source:
         departure.over.set()
         self.past[departure.record.move] = (departure.record, departure.figures)
         departure.log.close()
+        self._metrics.left(departure.record.step, departure.figures)
 
     def abort(self, move: str) -> None:
         """Asks a move that has not frozen its pod yet to stop.

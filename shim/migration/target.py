@@ -76,11 +76,12 @@ class Target:
             addresses=tuple(request.addresses),
         )
         log = await asyncio.to_thread(self._journal.begin, request.move, record)
-        self.arrivals[request.move] = Arrival(
+        self.arrivals[request.move] = arrival = Arrival(
             self._places, request, log, record, self._peers.find(source).host
         )
+        arrival.figures.mark("asked")
         if not request.by_kubelet:
-            await self.arrivals[request.move].make_files()
+            await arrival.make_files()
         logger.info("a pod is offered move=%s pod=%s source=%s", request.move, request.pod, source)
 
     def _require_newest(self, request: peer.OfferRequest) -> None:

@@ -197,6 +197,7 @@ class Service:
         return [Departed(moves.source, removed), claim, ClaimAnswer()]
 
     async def _start_moves(self, moves: Moves) -> None:
+        self.metrics.collectors.register(moves.metrics)
         try:
             await moves.start()
         except (PodferryError, OSError) as error:
