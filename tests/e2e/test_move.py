@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.testbed.moving import MovingNode, eventually
 from tests.workloads import start
 from tests.workloads.start import REDIS
@@ -32,3 +34,37 @@ def test_a_redis_moves_there_and_back(pair: tuple[MovingNode, MovingNode]) -> No
     assert len(first.processes("redis-server")) == 1
     assert second.processes("redis-server") == []
     eventually(lambda: first.sandbox_of(running.pod.spec.uid), first)
+
+
+def counted(node: MovingNode) -> dict[tuple[str, ...], float]:
+    """What a scrape sees of moves there: values by name and label values."""
+    said = node.node.exec(["curl", "-sS", "--max-time", "10", "http://127.0.0.1:9847/metrics"]).text
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(said)
+        for sample in family.samples
+        if sample.name.startswith("podferry_move")
+    }
+
+
+def test_a_move_is_counted_on_both_sides(pair: tuple[MovingNode, MovingNode]) -> None:
+    first, second = pair
+    settled = ("podferry_moves_total", "settled", "source")
+    resumed = ("podferry_moves_total", "resumed", "target")
+    staged = ("podferry_move_phase_seconds_count", "stage", "target")
+    before, before_there = counted(first), counted(second)
+    running = start.start(first.kubelet, REDIS)
+    with running.client() as client:
+        client.start(2)
+        first.migrate(running.pod, second)
+        client.stop()
+        assert client.finish().is_well
+    after = counted(first)
+    assert after[settled] == before.get(settled, 0) + 1
+    frozen = ("podferry_move_frozen_seconds_sum", "settled")
+    assert 0 < after[frozen] - before.get(frozen, 0) < 10
+    sent = ("podferry_move_sent_bytes_total", "memory", "running")
+    assert after[sent] > before.get(sent, 0)
+    assert counted(second)[resumed] == before_there.get(resumed, 0) + 1
+    # Once all memory is in, and the hold is gone.
+    eventually(lambda: counted(second).get(staged, 0) == before_there.get(staged, 0) + 1, second)
