@@ -167,3 +167,21 @@ def pace(left_bytes: Sequence[int], rate_bytes_per_s: float, budget_s: float, at
     if not gains and len(left_bytes) >= at_most:
         return Pace.THROTTLE
     return Pace.ROUND
+
+
+SHARES = (0.5, 0.2, 0.08)
+"""What a pod that dirties faster than the link keeps of its processor time, one after another."""
+LEAST_QUOTA_US = 1000
+"""The kernel takes no smaller quota (Documentation/scheduler/sched-bwc.rst)."""
+
+
+def slowed_us(had_us: int, most_us: int, share: float) -> int:
+    """The CPU quota of a slowed container.
+
+    Args:
+        had_us: its own, below 0 if it has none.
+        most_us: what all processors give in a period.
+        share: of what it can use.
+    """
+    able_us = most_us if had_us < 0 else min(had_us, most_us)
+    return max(LEAST_QUOTA_US, int(able_us * share))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -18,9 +19,18 @@ from pathlib import Path
 from cri_proto import peer_pb2 as peer
 from shim.checkpoint import freezer
 from shim.core.launch import Anatomy
-from shim.core.migration import Pace, SourceRemedy, SourceStep, TargetStep, pace, source_remedy
+from shim.core.migration import (
+    SHARES,
+    Pace,
+    SourceRemedy,
+    SourceStep,
+    TargetStep,
+    pace,
+    source_remedy,
+)
 from shim.errors import PodferryError, Refused, Unavailable
 from shim.failpoints import failpoint
+from shim.migration import throttle
 from shim.migration.figures import Figures, Progress, Round
 from shim.migration.journal import MoveLog
 from shim.migration.leaving import Leaver
@@ -38,6 +48,8 @@ PREPARE_TIMEOUT_S = 900.0
 ASK_TIMEOUT_S = 2.0
 RETRY_S = 0.5
 ROUND_PAUSE_S = 0.02
+ROUNDS_SLOWED = 2
+"""After each slowing; they show what it has gained."""
 
 
 @dataclass(slots=True)
@@ -137,9 +149,10 @@ class Departure:
 
     async def _rounds(self) -> None:
         left: list[int] = []
+        shares = list(SHARES)
         while True:
             self._check_abort()
-            number = len(left) + 1
+            number = len(self.figures.rounds) + 1
             memory, _ = await asyncio.gather(self._memory_round(), self._files_round())
             self.figures.rounds.append(memory)
             # What this round had to send is about what the next one will.
@@ -148,13 +161,24 @@ class Departure:
                 "copy",
                 f"round {number}: {memory.sent_bytes / 1048576:.1f} MiB in {memory.took_s:.2f} s",
             )
-            verdict = pace(
-                left, memory.rate_bytes_per_s, self.settings.freeze_budget_s, self.settings.rounds
-            )
-            if verdict is not Pace.ROUND:
-                self.figures.throttled = verdict is Pace.THROTTLE
+            rounds = ROUNDS_SLOWED if self.figures.throttled else self.settings.rounds
+            verdict = pace(left, memory.rate_bytes_per_s, self.settings.freeze_budget_s, rounds)
+            if verdict is Pace.FREEZE or (verdict is Pace.THROTTLE and not shares):
                 return
+            if verdict is Pace.THROTTLE:
+                await self._slow(shares.pop(0))
+                left.clear()
             await asyncio.sleep(ROUND_PAUSE_S)
+
+    async def _slow(self, share: float) -> None:
+        self.figures.throttled = True
+        containers = list(self.anatomies.values())
+        if not self.record.quotas:
+            had = await asyncio.to_thread(throttle.quotas, containers)
+            self.record = dataclasses.replace(self.record, quotas=had)
+            await asyncio.to_thread(self.log.write, self.record)
+        self._say("copy", f"it writes faster than the link takes it: slowed to {share:.0%}")
+        await asyncio.to_thread(throttle.slow, containers, self.record.quotas, share)
 
     async def _memory_round(self) -> Round:
         began = time.monotonic()
@@ -185,6 +209,10 @@ class Departure:
         # With the hold shut they do not change any more.
         flows = asyncio.create_task(asyncio.to_thread(self.net.flows) if self.net else _no_flows())
         groups = await asyncio.to_thread(freezer.freeze, list(self.anatomies.values()))
+        if self.record.quotas:  # CRIU works inside the tasks, at their pace
+            await asyncio.to_thread(
+                throttle.restore, list(self.anatomies.values()), self.record.quotas
+            )
         await asyncio.gather(
             *(one.dump(groups[one.container_id]) for one in leavers),
             *(asyncio.to_thread(one.freeze) for one in self.trees),
@@ -328,7 +356,9 @@ class Departure:
         for one in self.leavers.values():
             with contextlib.suppress(PodferryError):
                 await one.resume()
-        await asyncio.to_thread(freezer.thaw, list(self.anatomies.values()))
+        containers = list(self.anatomies.values())
+        await asyncio.to_thread(throttle.restore, containers, self.record.quotas)
+        await asyncio.to_thread(freezer.thaw, containers)
         if self.net:
             with contextlib.suppress(PodferryError):
                 await asyncio.to_thread(self.net.undo)

@@ -336,14 +336,9 @@ class Source:
                 self.past[move] = (record, Figures())
                 log.close()
                 continue
-            departure = await self._found(log, record)
-            self.departures[move] = departure
-            try:
-                await self._recover(departure)
-            except (PodferryError, OSError) as error:
-                logger.error("move is not recovered move=%s error=%s", move, error)
-            finally:
-                self._over(departure)
+            self.departures[move] = await self._found(log, record)
+        # At once: one that is in doubt may wait for its target for hours.
+        await asyncio.gather(*(self._recover(one) for one in list(self.departures.values())))
 
     async def _found(self, log: object, record: SourceRecord) -> Departure:
         anatomies = {}
@@ -377,8 +372,13 @@ class Source:
     async def _recover(self, departure: Departure) -> None:
         record = departure.record
         logger.warning("found a move move=%s pod=%s step=%s", record.move, record.pod, record.step)
-        if record.step in (SourceStep.GAVE_UP, SourceStep.DEPARTED):
-            with contextlib.suppress(Refused):
-                await departure.finish()
-        else:
-            await departure.undo("the service was started anew in the middle of it")
+        try:
+            if record.step in (SourceStep.GAVE_UP, SourceStep.DEPARTED):
+                with contextlib.suppress(Refused):
+                    await departure.finish()
+            else:
+                await departure.undo("the service was started anew in the middle of it")
+        except (PodferryError, OSError) as error:
+            logger.error("move is not recovered move=%s error=%s", record.move, error)
+        finally:
+            self._over(departure)

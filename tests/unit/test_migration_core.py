@@ -21,6 +21,7 @@ from shim.core.migration import (
     source_remedy,
     target_may,
     target_remedy,
+    slowed_us,
 )
 
 S, T = SourceStep, TargetStep
@@ -209,3 +210,18 @@ def test_every_pair_of_records_has_a_remedy() -> None:
 )
 def test_the_freeze_comes_when_the_rest_fits_the_budget(left: list[int], expected: Pace) -> None:
     assert pace(left, rate_bytes_per_s=1e9, budget_s=0.02, at_most=3) is expected
+
+
+@pytest.mark.parametrize(
+    ("had_us", "share", "expected"),
+    [
+        (-1, 0.5, 200_000),  # no quota: of all processors
+        (50_000, 0.5, 25_000),
+        (900_000, 0.5, 200_000),  # more than there is
+        (1000, 0.08, 1000),  # the kernel takes no less
+    ],
+)
+def test_a_slowed_pod_keeps_a_share_of_what_it_can_use(
+    had_us: int, share: float, expected: int
+) -> None:
+    assert slowed_us(had_us, most_us=400_000, share=share) == expected
