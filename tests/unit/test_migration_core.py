@@ -17,11 +17,11 @@ from shim.core.migration import (
     TargetRemedy,
     TargetStep,
     pace,
+    slowed_us,
     source_may,
     source_remedy,
     target_may,
     target_remedy,
-    slowed_us,
 )
 
 S, T = SourceStep, TargetStep
