@@ -109,12 +109,14 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         freeze_budget_s: how long sending the last difference of the memory may take in the freeze.
+        freeze_deadline_s: after this long in the freeze a move is given up, and the pod runs on.
         rounds: of the copy, after which one that does not come nearer is throttled.
         claim_deadline_s: how long the target waits for the replacement to be made by a kubelet.
         stores_dir: directory of incoming memory, in a tmpfs or on a disk.
     """
 
     freeze_budget_s: Seconds = 0.01
+    freeze_deadline_s: Seconds = 15.0
     rounds: Rounds = 8
     claim_deadline_s: Seconds = 60.0
     stores_dir: AbsolutePath = "/run/podferry/stores"

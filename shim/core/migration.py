@@ -97,8 +97,8 @@ def source_remedy(mine: SourceStep, theirs: TargetStep | None) -> SourceRemedy:
     """
     if mine in (SourceStep.PLANNED, SourceStep.COPYING):
         return SourceRemedy.ABANDON
-    if mine is SourceStep.FREEZING:
-        return SourceRemedy.THAW  # the target was not told to resume, so it has not
+    if mine in (SourceStep.FREEZING, SourceStep.ABANDONED):
+        return SourceRemedy.THAW  # the target was not told to resume, or has dropped it
     if mine is SourceStep.GAVE_UP:
         return _in_doubt(theirs)
     if mine is SourceStep.DEPARTED:

@@ -73,6 +73,7 @@ class Arrival:
         record: what is written down, or STAGED.
         source_address: of the other node.
         figures: what it took, until it is counted.
+        heard_s: when the source last spoke of it, CLOCK_MONOTONIC.
     """
 
     places: Places
@@ -83,6 +84,7 @@ class Arrival:
     replacement: Replacement | None = None
     seats: dict[str, staging.Seat] = field(default_factory=dict)
     net: network.Arriving | None = None
+    heard_s: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     settling: asyncio.Task[None] | None = None
@@ -224,7 +226,10 @@ class Arrival:
                     raise one
             self._write(TargetStep.STAGED)
             self.figures.mark("staged")
-            return peer.StageResponse(restore_ms=(time.monotonic() - began) * 1e3)
+            return peer.StageResponse(
+                seal_ms=max(one.seal_ms for one in self.seats.values()),
+                restore_ms=(time.monotonic() - began) * 1e3,
+            )
 
     @staticmethod
     async def _stage_one(seat: staging.Seat, came: bytes) -> None:
@@ -246,10 +251,23 @@ class Arrival:
                         f"it is {self.record.step} here", where=f"move {self.record.move}"
                     )
                 self.figures.mark("committing")
+                await self._require_all_staged()
                 self._write(TargetStep.RESUMED)
                 self.places.metrics.came(TargetStep.RESUMED)
-            await self.resume()
+            if not self.ended.is_set():
+                await self.resume()
             return peer.CommitResponse(resume_ms=(time.monotonic() - began) * 1e3)
+
+    async def _require_all_staged(self) -> None:
+        # Once RESUMED is written the source ends its own. One that has lost its CRIU cannot go any
+        # more, and none has gone yet: what is written on disk holds again, and the source drops it.
+        try:
+            await asyncio.gather(
+                *(staging.require_staged(one) for one in self.record.containers.values())
+            )
+        except PodferryError:
+            self.record = self.record.at(TargetStep.PREPARED)
+            raise
 
     async def resume(self) -> None:
         """What follows the record RESUMED; may be done again."""

@@ -69,7 +69,7 @@ def migrations(moves: Moves) -> pb.MigrationsResponse:
     """Every move that this node knows of, the newest last."""
     found = []
     going = [(one.record, one.figures) for one in moves.source.departures.values()]
-    for record, figures in [*moves.source.past.values(), *going]:
+    for record, figures in [*moves.source.history.moves.values(), *going]:
         found.append(
             pb.MoveState(
                 move=record.move, pod=record.pod, direction="out", node=record.target,

@@ -36,6 +36,7 @@ from shim.migration.journal import MoveLog
 from shim.migration.leaving import Leaver
 from shim.migration.network import Leaving
 from shim.migration.records import SourceRecord
+from shim.migration.together import to_its_end, together
 from shim.migration.trees import SourceTree, send_trees
 from shim.peers.client import Peer
 from shim.settings import Move
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S = 5.0
 STAGE_TIMEOUT_S = 60.0
+DROP_TIMEOUT_S = 20.0
 PREPARE_TIMEOUT_S = 900.0
 ASK_TIMEOUT_S = 2.0
 RETRY_S = 0.5
@@ -83,6 +85,7 @@ class Departure:
     leavers: dict[str, Leaver] = field(default_factory=dict)
     net: Leaving | None = None
     abort: str = ""
+    dropped: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
     _began_s: float = field(default_factory=time.monotonic)
 
@@ -153,7 +156,7 @@ class Departure:
         while True:
             self._check_abort()
             number = len(self.figures.rounds) + 1
-            memory, _ = await asyncio.gather(self._memory_round(), self._files_round())
+            memory, _ = await together(self._memory_round(), self._files_round())
             self.figures.rounds.append(memory)
             # What this round had to send is about what the next one will.
             left.append(memory.sent_bytes)
@@ -182,12 +185,14 @@ class Departure:
 
     async def _memory_round(self) -> Round:
         began = time.monotonic()
-        sent = sum(await asyncio.gather(*(one.round() for one in self.leavers.values())))
+        sent = sum(await together(*(one.round() for one in self.leavers.values())))
         return Round(sent, time.monotonic() - began)
 
-    async def _files_round(self) -> None:
+    async def _files_round(self) -> Round:
+        began = time.monotonic()
         sent = await send_trees(self.other, self.record.move, self.trees)
         self.figures.files_bytes += sent
+        return Round(sent, time.monotonic() - began)
 
     def _check_abort(self) -> None:
         if self.abort:
@@ -196,12 +201,24 @@ class Departure:
     # ---- while it stands still
 
     async def _freeze_and_stage(self) -> None:
-        figures, leavers = self.figures, list(self.leavers.values())
-        await asyncio.gather(*(one.ready() for one in leavers))
+        leavers = list(self.leavers.values())
+        await together(*(one.ready() for one in leavers))
         self._check_abort()
         self._say("freeze")
         # Before any packet is held: a service that finds this record releases and thaws.
         await asyncio.to_thread(self._write, SourceStep.FREEZING)
+        try:
+            async with asyncio.timeout(self.settings.freeze_deadline_s):
+                await self._stage(leavers)
+        except TimeoutError as error:
+            raise Refused(
+                f"it was not restored there within {self.settings.freeze_deadline_s:g} s",
+                where=f"pod {self.record.pod}, node {self.other.node}",
+                remedy="look at the link between the nodes; [move] freeze_deadline_s allows more",
+            ) from error
+
+    async def _stage(self, leavers: list[Leaver]) -> None:
+        figures = self.figures
         figures.mark("held")
         if self.net:
             await asyncio.to_thread(self.net.quiesce)
@@ -213,16 +230,15 @@ class Departure:
             await asyncio.to_thread(
                 throttle.restore, list(self.anatomies.values()), self.record.quotas
             )
-        await asyncio.gather(
+        await together(
             *(one.dump(groups[one.container_id]) for one in leavers),
-            *(asyncio.to_thread(one.freeze) for one in self.trees),
+            *(to_its_end(asyncio.to_thread(one.freeze)) for one in self.trees),
         )
         figures.mark("dumped")
         failpoint("source dumped")
-        sent, files, nat = await asyncio.gather(
-            asyncio.gather(*(one.send_last() for one in leavers)),
+        files, *sent = await together(
             send_trees(self.other, self.record.move, self.trees),
-            flows,
+            *(one.send_last() for one in leavers),
         )
         figures.last_bytes, figures.last_files_bytes = sum(sent), files
         figures.mark("sent")
@@ -231,7 +247,7 @@ class Departure:
             move=self.record.move,
             epoch=self.record.epoch,
             containers=[one.staged() for one in leavers],
-            flows=nat,
+            flows=await flows,
         )
         async with self.other.asked() as stub:
             answer = await stub.Stage(request, timeout=STAGE_TIMEOUT_S)
@@ -277,7 +293,7 @@ class Departure:
             with contextlib.suppress(PodferryError):
                 async with self.other.asked() as stub:
                     drop = peer.DropRequest(move=move, epoch=epoch, reason="not staged any more")
-                    await stub.Drop(drop, timeout=STAGE_TIMEOUT_S)
+                    await stub.Drop(drop, timeout=DROP_TIMEOUT_S)
         elif remedy is SourceRemedy.THAW:
             await self.undo("the target has dropped it")
         elif remedy is SourceRemedy.DEPART:
@@ -349,10 +365,19 @@ class Departure:
 
     async def undo(self, reason: str) -> None:
         """The pod runs on here; the target is told. May be done again."""
-        if self.record.step is SourceStep.ABANDONED:
-            return
-        # Written first: it never runs here beside a target that may still be told to resume it.
-        await asyncio.to_thread(self._write, SourceStep.ABANDONED, reason)
+        if self.record.step is not SourceStep.ABANDONED:
+            # Written first: it never runs here beside a target that may still be told to resume it.
+            await asyncio.to_thread(self._write, SourceStep.ABANDONED, reason)
+        if not self.record.undone:
+            await self._undo_here()
+            # From here on another move of the pod may begin, which must be left alone.
+            self.record = dataclasses.replace(self.record, undone=True)
+            await asyncio.to_thread(self.log.write, self.record)
+            self.figures.mark("undone")
+        self._say("given up", self.record.reason)
+        await self.tell_dropped()
+
+    async def _undo_here(self) -> None:
         for one in self.leavers.values():
             with contextlib.suppress(PodferryError):
                 await one.resume()
@@ -362,19 +387,21 @@ class Departure:
         if self.net:
             with contextlib.suppress(PodferryError):
                 await asyncio.to_thread(self.net.undo)
-            if "held" in self.figures.marks:  # otherwise it counts those of an earlier sleep
-                self.figures.held_packets = await asyncio.to_thread(self.net.held_packets)
-        self.figures.mark("undone")
-        self._say("given up", reason)
-        with contextlib.suppress(PodferryError):
-            async with self.other.asked() as stub:
-                request = peer.DropRequest(
-                    move=self.record.move, epoch=self.record.epoch, reason=reason
-                )
-                await stub.Drop(request, timeout=STAGE_TIMEOUT_S)
+                if "held" in self.figures.marks:  # otherwise it counts those of an earlier sleep
+                    self.figures.held_packets = await asyncio.to_thread(self.net.held_packets)
         for one in self.leavers.values():
             with contextlib.suppress(PodferryError):
                 await one.clean()
+
+    async def tell_dropped(self) -> None:
+        """Has the target write DROPPED; `dropped` says whether it has."""
+        with contextlib.suppress(PodferryError):
+            async with self.other.asked() as stub:
+                request = peer.DropRequest(
+                    move=self.record.move, epoch=self.record.epoch, reason=self.record.reason
+                )
+                await stub.Drop(request, timeout=DROP_TIMEOUT_S)
+            self.dropped = True
 
 
 async def _no_flows() -> bytes:

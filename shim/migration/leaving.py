@@ -19,6 +19,7 @@ from shim.core.launch import Anatomy, Launch, Purpose, Sleeper
 from shim.errors import NotFound, PodferryError, Refused, Unavailable
 from shim.memory.stream import Sender, TlsFiles
 from shim.migration.memory import Memory
+from shim.migration.together import to_its_end
 from shim.peers.client import Peer
 from shim.runtime import monitor
 from shim.runtime.monitor import CriuFailed, Monitor
@@ -67,7 +68,8 @@ class Leaver:
 
     async def round(self) -> int:
         """Sends what was written since the last round; its bytes."""
-        return await asyncio.to_thread(self._memory.round)
+        memory = self._memory
+        return await to_its_end(asyncio.to_thread(memory.round), memory.sender.cancel)
 
     async def ready(self) -> None:
         """Starts CRIU, which waits for its request: 20 ms that the freeze does not have to wait.
@@ -90,6 +92,9 @@ class Leaver:
         Raises:
             PodferryError: told why and what to do; it can run on.
         """
+        await to_its_end(self._dump_and_hold(freezer))
+
+    async def _dump_and_hold(self, freezer: str) -> None:
         down = self._dump(freezer)
         with opened(down.enter) as namespaces:
             async with Monitor(monitor.find(self.container_id)) as asked:
@@ -102,7 +107,7 @@ class Leaver:
 
     async def send_last(self) -> int:
         """Sends the last pages and the image; its bytes."""
-        return await asyncio.to_thread(self._send_last)
+        return await to_its_end(asyncio.to_thread(self._send_last), self._memory.sender.cancel)
 
     def _send_last(self) -> int:
         sent = self._memory.final()

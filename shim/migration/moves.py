@@ -90,6 +90,7 @@ class Moves:
             metrics=self.metrics,
         )
         self._server: grpc.aio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def node(self) -> str:
@@ -118,6 +119,7 @@ class Moves:
         await self._server.start()
         logger.info("other nodes reach this one node=%s listen=%s", self.node,
                     self._settings.peers.listen)  # fmt: skip
+        self._watch = asyncio.create_task(self.target.watch())
         await self.source.recover()
 
     async def move(self, plan: Plan, tell: Callable[[Progress], None]) -> Figures:
@@ -205,9 +207,11 @@ class Moves:
     async def _sandbox_removed(self, sandbox_id: str) -> None:
         await asyncio.to_thread(network.forget_sandbox, sandbox_id)
         came = self.target.arrived(sandbox_id)
-        if came is None or self.source.departed(came.uid) is not None:
-            return  # it lives on elsewhere, and is reached through what this node knows
+        if came is None:
+            return
         self.target.forget(came.move)
+        if self.source.departed(came.uid) is not None:
+            return  # it lives on elsewhere, and is reached through what this node knows
         request = peer.PointRequest(
             lineage=came.lineage, epoch=came.epoch, addresses=came.addresses, clear=True
         )
@@ -221,6 +225,9 @@ class Moves:
         if server is None:
             return
         await server.stop(0)
+        if self._watch is not None:
+            self._watch.cancel()
+        await self.source.close()
         await self.target.close()
         await self.peers.close()
         await asyncio.to_thread(self._receiver.close)

@@ -29,6 +29,7 @@ class SourceRecord:
         addresses: the pod's.
         target_address: where packets for it go after the commit.
         reason: why it was abandoned, "" otherwise.
+        undone: whether an abandoned pod runs on; only the target may not know it yet.
         quotas: the CPU quotas that its containers had before they were slowed, by id.
         since_s: when it began, wall clock.
         settled_s: when nothing was left to do, wall clock.
@@ -47,6 +48,7 @@ class SourceRecord:
     addresses: tuple[str, ...] = ()
     target_address: str = ""
     reason: str = ""
+    undone: bool = False
     quotas: Mapping[str, int] = field(default_factory=dict)
     since_s: float = field(default_factory=time.time)
     settled_s: float = 0.0

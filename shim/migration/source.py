@@ -27,6 +27,7 @@ from shim.migration import leaving, pod_files
 from shim.migration.counting import MoveMetrics
 from shim.migration.departure import Departure
 from shim.migration.figures import Figures, Progress
+from shim.migration.history import History
 from shim.migration.journal import MoveJournal
 from shim.migration.network import Leaving
 from shim.migration.records import SourceRecord, TargetRecord
@@ -43,6 +44,8 @@ HELLO_TIMEOUT_S = 10.0
 HELLO_PATIENCE_S = 3.0
 """A service that has just started answers kubelet first, and other nodes a moment later."""
 HELLO_RETRY_S = 0.2
+DROP_RETRY_S = 1.0
+DROP_RETRY_MOST_S = 60.0
 MOVE_ID_BYTES = 6
 
 
@@ -113,7 +116,8 @@ class Source:
         self._is_back = is_back
         self._metrics = metrics
         self.departures: dict[str, Departure] = {}
-        self.past: dict[str, tuple[SourceRecord, Figures]] = {}
+        self.history = History(self._journal)
+        self._telling: set[asyncio.Task[None]] = set()
 
     # ---- plan
 
@@ -271,14 +275,36 @@ class Source:
         try:
             return await departure.run()
         finally:
-            self._over(departure)
+            await asyncio.shield(self._over(departure))
 
-    def _over(self, departure: Departure) -> None:
-        self.departures.pop(departure.record.move, None)
+    async def _over(self, departure: Departure) -> None:
+        record = departure.record
         departure.over.set()
-        self.past[departure.record.move] = (departure.record, departure.figures)
+        self._metrics.left(record.step, departure.figures)
+        if record.step not in (SourceStep.SETTLED, SourceStep.ABANDONED):
+            return  # by an error of this node's: it stays known, for the next start or a command
+        self.departures.pop(record.move, None)
         departure.log.close()
-        self._metrics.left(departure.record.step, departure.figures)
+        await self.history.add(record, departure.figures)
+        if record.step is SourceStep.ABANDONED:
+            task = asyncio.create_task(self._tell_dropped(departure))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell_dropped(self, departure: Departure) -> None:
+        """A target that was silent when the move was given up must not wait for ever."""
+        pause_s = DROP_RETRY_S
+        while not departure.dropped:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, DROP_RETRY_MOST_S)
+            await departure.tell_dropped()
+        await self.history.forget_file(departure.record.move)
+
+    async def close(self) -> None:
+        """Stops telling; the next process goes on with it."""
+        for one in list(self._telling):
+            one.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
 
     def abort(self, move: str) -> None:
         """Asks a move that has not frozen its pod yet to stop.
@@ -307,15 +333,8 @@ class Source:
 
     def departed(self, uid: str) -> SourceRecord | None:
         """The record of the move by which a pod has left; None if it has not, or is back."""
-        gone = [
-            record
-            for record, _ in self.past.values()
-            if record.uid == uid and record.step in (SourceStep.DEPARTED, SourceStep.SETTLED)
-        ]
-        if not gone:
-            return None
-        last = max(gone, key=lambda record: record.epoch)
-        return None if self._is_back(last.lineage, last.epoch) else last
+        last = self.history.departed(uid)
+        return None if last is None or self._is_back(last.lineage, last.epoch) else last
 
     def going(self, sandbox_id: str) -> asyncio.Future[object] | None:
         """Done once the move that a sandbox's pod is in is over; None if it is in none."""
@@ -333,8 +352,8 @@ class Source:
             if record is None:
                 continue
             if source_remedy(record.step, None) is SourceRemedy.NOTHING:
-                self.past[move] = (record, Figures())
                 log.close()
+                await self.history.add(record, Figures())
                 continue
             self.departures[move] = await self._found(log, record)
         # At once: one that is in doubt may wait for its target for hours.
@@ -381,4 +400,4 @@ class Source:
         except (PodferryError, OSError) as error:
             logger.error("move is not recovered move=%s error=%s", record.move, error)
         finally:
-            self._over(departure)
+            await self._over(departure)

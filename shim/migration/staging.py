@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class Seat:
         seen: the claimed container.
         store: the memory that has come.
         armed: what its restore was composed of.
+        seal_ms: what making the store whole took.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Seat:
     store: PageStore | None = None
     token: bytes = b""
     armed: bytes = b""
+    seal_ms: float = 0.0
 
     @classmethod
     def of(cls, name: str, container_id: str, stores: Path, clones: Path) -> Seat:
@@ -136,7 +139,9 @@ class Seat:
         """
         if self.store is None or not self.armed:
             raise Refused("it is not armed", where=f"container {self.name}")
+        began_s = time.monotonic()
         await asyncio.to_thread(self.store.seal)
+        self.seal_ms = (time.monotonic() - began_s) * 1e3
         async with Monitor(monitor.find(self.container_id)) as asked:
             try:
                 await asked.stage()
@@ -185,6 +190,22 @@ async def go(container_id: str) -> None:
     """Lets a staged container run; nothing if it does."""
     async with Monitor(monitor.find(container_id)) as asked:
         await asked.go()
+
+
+async def require_staged(container_id: str) -> None:
+    """Makes sure that a restored container still waits for its word: CRIU may have died since.
+
+    Raises:
+        Refused: it does not; what was restored is gone.
+    """
+    async with Monitor(monitor.find(container_id)) as asked:
+        state = (await asked.state()).state
+    if state is not State.STAGED:
+        raise Refused(
+            f"it is not staged any more but {state.name.lower()}",
+            where=f"container {container_id}",
+            remedy="the monitor's log on that node says what has ended it",
+        )
 
 
 async def give_up(container_id: str, *, cold: bool) -> None:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S = 600.0
 """How long a target that is prepared waits for a source that says nothing."""
+WATCH_S = 30.0
 ASK_TIMEOUT_S = 2.0
 KEPT_S = 7 * 86400.0
 """How long DROPPED and RESUMED are remembered: longer than any source stays in doubt unattended."""
@@ -86,8 +87,8 @@ class Target:
 
     def _require_newest(self, request: peer.OfferRequest) -> None:
         for one in self.arrivals.values():
-            if one.record.lineage != request.lineage:
-                continue
+            if one.record.lineage != request.lineage or one.record.step is TargetStep.DROPPED:
+                continue  # a move that was given up is tried again in the same epoch
             if one.record.epoch >= request.epoch:
                 raise Refused(
                     f"epoch {one.record.epoch} of it is known here, {request.epoch} is offered",
@@ -178,9 +179,28 @@ class Target:
 
     def _find(self, move: str) -> Arrival:
         try:
-            return self.arrivals[move]
+            arrival = self.arrivals[move]
         except KeyError:
             raise NotFound("no such move comes to this node", where=f"move {move}") from None
+        arrival.heard_s = time.monotonic()
+        return arrival
+
+    async def watch(self) -> None:
+        """Drops, for ever, what a source that has died or forgotten has left here half-way."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for one in list(self.arrivals.values()):
+                quiet_s = time.monotonic() - one.heard_s
+                if quiet_s > PATIENCE_S and not self.is_over(one.record.move):
+                    with contextlib.suppress(PodferryError, OSError):
+                        await self._judge(one)
+
+    async def _judge(self, arrival: Arrival) -> None:
+        theirs = await self.source_says(arrival.record)
+        # One that is staged waits: its source may have written GAVE_UP before it fell silent.
+        is_staged = arrival.record.step is TargetStep.STAGED
+        if theirs is SourceStep.ABANDONED or (theirs is None and not is_staged):
+            await arrival.drop(f"its source has been silent for {PATIENCE_S:.0f} s")
 
     # ---- recovery
 

@@ -15,7 +15,6 @@ import psutil
 
 from cri_proto import peer_pb2 as peer
 from shim.core.fitness import Capabilities
-from shim.errors import PodferryError
 from shim.runtime import containerd
 
 MONITOR = "podferry-runtime"
@@ -62,11 +61,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 async def _has_monitors(channel: grpc.aio.Channel) -> bool:
-    try:
-        handler = await containerd.default_handler(channel)
-    except PodferryError:
-        return False
-    return Path(handler).name == MONITOR
+    return Path(await containerd.default_handler(channel)).name == MONITOR
 
 
 def as_message(one: Capabilities) -> peer.HelloResponse:

@@ -71,6 +71,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("peers.nodes", '{ a = "10.0.0.1" }', "wanted is a table, each value 'address:port'"),
     ("peers.nodes", '"a"', "wanted is a table, each value 'address:port'"),
     ("move.freeze_budget_s", "0", SECONDS),
+    ("move.freeze_deadline_s", "0", SECONDS),
     ("move.rounds", "0", "wanted is a number from 1 to 100"),
     ("move.claim_deadline_s", '"1m"', SECONDS),
     ("move.stores_dir", '"stores"', A_PATH),
