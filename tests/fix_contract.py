@@ -46,7 +46,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
     """Puts the logs of the services that live into the report of a failed test."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.failed:
+    if report.failed and {"shims", "rig"} & set(getattr(item, "fixturenames", ())):
         for shim in shim_process.LIVE:
             report.sections.append((f"log of podferry in {shim.home}", shim.tail()))
 

@@ -100,7 +100,7 @@ def test_an_unclaimed_container_starts_as_if_nothing_had_been(waiting: Waiting) 
     eventually(lambda: b.lines(target)[:2] == ["0", "1"], "a cold start")
     state = b.step("state", target)
     assert (state["state"], state["placeholder_pid"], state["wakes"]) == (RUNNING, 0, 0)
-    for verb in ("claim", "unclaim", "go", "drop", "stage", "prepare"):
+    for verb in ("claim", "unclaim", "go", "drop", "stage"):
         assert "error" in b.step(verb, target)
     waiting.counts_on_a()
 

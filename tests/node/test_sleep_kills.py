@@ -25,10 +25,13 @@ DEADLINE_S = 60
 
 def kill_when(node: Node, sign: str, name: str, times: int = 1) -> Iterator[int]:
     """Kills a program once a file is there, beside what the caller does; then says how often."""
+    # One that waits for its request is known before: looking for it takes as long as a wake.
     script = (
+        f"known=$(pgrep -x {name}); "
         f"for i in $(seq 200000); do [ -e {sign} ] && break; done; n=0; "
-        f"for i in $(seq 300); do pkill -KILL -x {name} && n=$((n+1)); "
-        f"[ $n -ge {times} ] && break; done; echo $n"
+        f'[ -n "$known" ] && kill -KILL $known && n=1; '
+        f"for i in $(seq 300); do [ $n -ge {times} ] && break; "
+        f"pkill -KILL -x {name} && n=$((n+1)); done; echo $n"
     )
     with ThreadPoolExecutor(max_workers=1) as pool:
         running = pool.submit(node.exec, ["timeout", str(DEADLINE_S), "sh", "-c", script])

@@ -160,7 +160,7 @@ class Kubelet:
     def delete_pod(self, pod: Pod, grace_s: int = 30) -> None:
         """Deletes a pod as kubelet does, its directories and cgroups included."""
         for container_id in pod.containers.values():
-            self.cri.stop_container(container_id, grace_s)
+            self._stop_container(container_id, grace_s)
         self.cri.stop_pod_sandbox(pod.sandbox_id)
         self.cri.pod_sandbox_status(pod.sandbox_id)
         for container_id in pod.containers.values():
@@ -170,6 +170,15 @@ class Kubelet:
         if pod in self.pods:
             self.pods.remove(pod)
         self._remove_directories(pod.spec)
+
+    def _stop_container(self, container_id: str, grace_s: int) -> None:
+        """Stops a container, once more if it ends by itself at the same moment, as kubelet does."""
+        try:
+            self.cri.stop_container(container_id, grace_s)
+        except grpc.RpcError as error:
+            if "ttrpc: closed" not in (error.details() or ""):
+                raise
+            self.cri.stop_container(container_id, grace_s)
 
     def exec(
         self, pod: Pod, argv: list[str], container: str = "", timeout_s: int = 30
