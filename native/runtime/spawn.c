@@ -117,7 +117,9 @@ static void carry_out(const struct order *order, const int *fds)
 	spawn.given_count = order->given_count;
 	spawn.enter = fds + order->given_count;
 	spawn.enter_count = order->enter_count;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* No signal at the monitor's death: CRIU hears of it by its channel, and then kills what it
+	 * has made. Killed itself, it would leave tasks that wait in its restorer for ever and hold
+	 * the container's stdout, whose end containerd waits for before it deletes anything. */
 	pr_spawn_become(&spawn);
 }
 
