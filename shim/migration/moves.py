@@ -209,8 +209,9 @@ class Moves:
         came = self.target.arrived(sandbox_id)
         if came is None:
             return
+        has_left = self.source.departed(came.uid) is not None
         self.target.forget(came.move)
-        if self.source.departed(came.uid) is not None:
+        if has_left:
             return  # it lives on elsewhere, and is reached through what this node knows
         request = peer.PointRequest(
             lineage=came.lineage, epoch=came.epoch, addresses=came.addresses, clear=True

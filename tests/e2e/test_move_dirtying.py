@@ -32,8 +32,9 @@ def wrong(running: Running, node: MovingNode) -> bool:
 
 def quotas(node: Node) -> list[str]:
     """The CPU quotas of the node's containers, as the kernel has them."""
-    found = node.exec(["sh", "-c", "find /sys/fs/cgroup -path '*kubepods*pod*/*' "
-                       "( -name cpu.cfs_quota_us -o -name cpu.max ) | xargs cat"])  # fmt: skip
+    names = r"\( -name cpu.cfs_quota_us -o -name cpu.max \)"
+    script = f"find /sys/fs/cgroup -path '*kubepods*pod*/*' {names} | xargs -r cat"
+    found = node.exec(["sh", "-c", script], check=False)  # a cgroup may go meanwhile
     return found.text.split()
 
 
