@@ -7,6 +7,7 @@ Where the output is no terminal's, a failed test and its reason fit into one lin
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import pytest
@@ -38,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Makes lines longer than the 80 columns that a pipe is thought to have."""
     if not sys.stdout.isatty():
         config.get_terminal_writer().fullwidth = _LOG_COLUMNS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what is slow, unless it is asked for."""
+    for item in items:
+        if item.get_closest_marker("slow") and os.environ.get("RUN_SLOW") != "1":
+            item.add_marker(pytest.mark.skip(reason="slow; RUN_SLOW=1 runs it"))
 
 
 def pytest_report_header() -> list[str]:

@@ -11,7 +11,7 @@ stops in between, and on exactly one as soon as both answer.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 class SourceStep(enum.StrEnum):
@@ -185,3 +185,19 @@ def slowed_us(had_us: int, most_us: int, share: float) -> int:
     """
     able_us = most_us if had_us < 0 else min(had_us, most_us)
     return max(LEAST_QUOTA_US, int(able_us * share))
+
+
+def carried(own: Sequence[str], came: Sequence[str], used: Collection[str]) -> list[str]:
+    """The addresses that a pod takes along.
+
+    Each node gives it one of its own. Those of nodes between stay only while a connection uses
+    them, or they would become more with every move.
+
+    Args:
+        own: of its sandbox here.
+        came: what it has brought, the oldest last.
+        used: by its sockets.
+    """
+    first = {":" in one: one for one in came}  # of each family the one that it began with
+    brought = [one for one in came if one in used or one in first.values()]
+    return list(dict.fromkeys([*own, *brought]))

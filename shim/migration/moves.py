@@ -128,6 +128,7 @@ class Moves:
         Raises:
             PodferryError: it runs on here.
         """
+        given_up = self.source.given_up_addresses(plan)
         figures = await self.source.move(plan, tell)
         request = peer.PointRequest(
             lineage=plan.offer.lineage,
@@ -136,6 +137,16 @@ class Moves:
             addresses=plan.offer.addresses,
         )
         await self.tell_others(request, plan.target)
+        if given_up:
+            request = peer.PointRequest(
+                lineage=plan.offer.lineage,
+                epoch=plan.offer.epoch,
+                addresses=given_up,
+                clear=True,
+            )
+            for address in given_up:
+                await asyncio.to_thread(network.forget_address, address, plan.offer.epoch)
+            await self.tell_others(request, self.node)
         return figures
 
     async def _listen_for_pages(self, tls: TlsFiles) -> None:

@@ -20,7 +20,7 @@ from shim.checkpoint.pods import PodHere
 from shim.core import preflight
 from shim.core.fitness import Capabilities, obstacles
 from shim.core.launch import Anatomy
-from shim.core.migration import SourceRemedy, SourceStep, source_remedy
+from shim.core.migration import SourceRemedy, SourceStep, carried, source_remedy
 from shim.core.preflight import Blocks
 from shim.errors import NotFound, PodferryError, Refused, Unavailable
 from shim.migration import leaving, pod_files
@@ -32,6 +32,7 @@ from shim.migration.journal import MoveJournal
 from shim.migration.network import Leaving
 from shim.migration.records import SourceRecord, TargetRecord
 from shim.migration.trees import trees_of
+from shim.network import in_use
 from shim.peers import capabilities
 from shim.peers.client import Peer, Peers
 from shim.runtime import containerd
@@ -213,7 +214,7 @@ class Source:
             uid=pod.uid,
             run_request=run.SerializeToString(),
             containers=containers,
-            addresses=await self._addresses(pod),
+            addresses=await self._addresses(pod, anatomies),
             resident_bytes=resident,
             labels=dict(run.config.labels),
             by_kubelet=by_kubelet,
@@ -221,10 +222,18 @@ class Source:
             pod_files=msgspec.msgpack.encode(files),
         )
 
-    async def _addresses(self, pod: PodHere) -> list[str]:
+    async def _addresses(self, pod: PodHere, anatomies: dict[str, Anatomy]) -> list[str]:
         own = await containerd.addresses(self._channel, pod.sandbox_id)
         came = self._arrived(pod.sandbox_id)
-        return list(dict.fromkeys([*own, *(came.addresses if came else ())]))
+        first = next(iter(anatomies.values()))
+        used = await asyncio.to_thread(in_use.local_addresses, first.init_pid)
+        return carried(own, came.addresses if came else (), used)
+
+    def given_up_addresses(self, plan: Plan) -> list[str]:
+        """The addresses that a pod has brought here and does not take along."""
+        came = self._arrived(plan.pod.sandbox_id)
+        brought = came.addresses if came else ()
+        return [one for one in brought if one not in plan.offer.addresses]
 
     # ---- move
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -36,5 +35,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # grpc.aio belongs to one loop; several in a process end in BlockingIOError noise.
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
             item.obj = _bounded(item.obj, 500 if item.get_closest_marker("slow") else 60)  # type: ignore[attr-defined]
-        if item.get_closest_marker("slow") and os.environ.get("RUN_SLOW") != "1":
-            item.add_marker(pytest.mark.skip(reason="slow; RUN_SLOW=1 runs it"))

@@ -190,6 +190,7 @@ def test_the_pod_runs_on_one_node_after_a_cut(pair: Pair, at: str) -> None:
         eventually(lambda: ended(first, second), first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [FREEZE, DUMPED, "source sent"])
 def test_a_source_that_is_cut_off_for_long_lets_the_pod_run_on(pair: Pair, at: str) -> None:
     first, second = pair

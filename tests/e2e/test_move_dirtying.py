@@ -14,7 +14,7 @@ from tests.workloads import start
 from tests.workloads.start import VOLUME, Running, Workload
 
 Pair = tuple[MovingNode, MovingNode]
-MIB = 192
+MIB = 512
 DIRTY = Workload("dirty", "", 0, images.BUSYBOX, ("/program/dirty", str(MIB)), "dirty.c")
 GENERATIONS = 3
 

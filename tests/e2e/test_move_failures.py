@@ -171,7 +171,6 @@ FAILURES = {
         ),
         at=SENT,
     ),
-    "the pages are gone": Failure(shell(f"rm {STORES}/*/*.pages"), at=SENT),
     "a file that it has open is missing": Failure(
         shell(f"rm $(find {ROOTFS} -xdev -name redis-server -type f)"), at=SENT
     ),

@@ -62,7 +62,19 @@ def test_every_failpoint_is_killed_at() -> None:
     assert found - never == {*SOURCE, *TARGET, *UNDO, *LAST}
 
 
-@pytest.mark.parametrize("name", [*SOURCE, *TARGET, *LAST])
+# What lies between such a line and the one behind it has few steps; RUN_SLOW=1 tests them all.
+NEAR_ANOTHER = {
+    "source before copying", "source after freezing", "source before gave up",
+    "source before departed", "source ended the originals", "source before settled",
+    "target before prepared", "target before staged", "target before resumed",
+}  # fmt: skip
+POINTS = [
+    pytest.param(one, marks=pytest.mark.slow) if one in NEAR_ANOTHER else one
+    for one in (*SOURCE, *TARGET, *LAST)
+]
+
+
+@pytest.mark.parametrize("name", POINTS)
 def test_the_pod_runs_on_one_node_after_a_kill(
     pair: tuple[MovingNode, MovingNode], name: str
 ) -> None:

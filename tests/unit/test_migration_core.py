@@ -16,6 +16,7 @@ from shim.core.migration import (
     SourceStep,
     TargetRemedy,
     TargetStep,
+    carried,
     pace,
     slowed_us,
     source_may,
@@ -225,3 +226,13 @@ def test_a_slowed_pod_keeps_a_share_of_what_it_can_use(
     had_us: int, share: float, expected: int
 ) -> None:
     assert slowed_us(had_us, most_us=400_000, share=share) == expected
+
+
+def test_addresses_do_not_become_more_with_every_move() -> None:
+    assert carried(["10.0.0.2"], [], {"10.0.0.2"}) == ["10.0.0.2"]
+    assert carried(["10.0.1.3"], ["10.0.0.2"], set()) == ["10.0.1.3", "10.0.0.2"]
+    came = ["10.0.0.4", "10.0.1.3", "fd00::3", "10.0.0.2", "fd00::2"]
+    assert carried(["10.0.1.5"], came, set()) == ["10.0.1.5", "10.0.0.2", "fd00::2"]
+    assert carried(["10.0.1.5"], came, {"10.0.1.3"}) == [
+        "10.0.1.5", "10.0.1.3", "10.0.0.2", "fd00::2",
+    ]  # fmt: skip
