@@ -356,6 +356,8 @@ class Arrival:
                 name, container_id, self.places.stores, self.places.clones
             )
             await seat.clean(self.places.receiver)
+        if self.net:
+            self.net.close()
         if record.sandbox_id and record.addresses and record.own_addresses:
             await asyncio.to_thread(
                 network.Arriving.remove,

@@ -90,6 +90,10 @@ class Arriving:
         """The pod runs and nothing is held any more: its packets take no detour."""
         self.hold.remove()
 
+    def close(self) -> None:
+        """Lets the hold's descriptors go."""
+        self.hold.close()
+
     @classmethod
     def found(
         cls, sandbox_id: str, netns: str, old: Sequence[str], new: Sequence[str], epoch: int
@@ -183,6 +187,10 @@ class Leaving:
     def held_packets(self) -> int:
         """How many have waited."""
         return _held_packets(self.hold)
+
+    def close(self) -> None:
+        """Lets the hold's descriptors go; it forwards until the sandbox is removed."""
+        self.hold.close()
 
     def undo(self) -> None:
         """The pod runs on here: what was held goes to it."""

@@ -294,6 +294,8 @@ class Source:
             return  # by an error of this node's: it stays known, for the next start or a command
         self.departures.pop(record.move, None)
         departure.log.close()
+        if departure.net:
+            departure.net.close()
         await self.history.add(record, departure.figures)
         if record.step is SourceStep.ABANDONED:
             task = asyncio.create_task(self._tell_dropped(departure))

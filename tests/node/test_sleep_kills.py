@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cri_proto import runtime_v1_pb2 as cri
 from tests.node.test_sleep import MEMORY_IMAGES, Sleepers, front_node, settings, sleepers
 from tests.testbed.node import Node
 from tests.workloads import start
@@ -21,6 +22,7 @@ LARGE = Workload(
     "large", "busy", 7000, start.BUSY.image, ("/program/busy", "7000", str(LARGE_MIB)), "busy.c"
 )
 DEADLINE_S = 60
+SEGMENTATION_FAULT = 128 + 11
 
 
 def kill_when(node: Node, sign: str, name: str, times: int = 1) -> Iterator[int]:
@@ -52,6 +54,10 @@ def test_a_criu_killed_in_a_sleep_leaves_the_pod_running(sleepers: Sleepers, sig
         assert b"CRIU" in result.stderr
         assert sleepers.state(pod)["state"] == "running"
     # Else it had done its work already, or the one that waits for the wake was hit.
+    status = sleepers.kubelet.cri.container_status(pod.container_id).status
+    if status.state == cri.CONTAINER_EXITED:
+        assert status.exit_code == SEGMENTATION_FAULT  # told as it was, for kubelet to restart it
+        pytest.xfail("a CRIU killed while its code is in the program takes that along: monitor.md")
     assert sleepers.ask(pod, "INCR a") == ":42"
     sleepers.eventually(lambda: sleepers.state(pod)["state"] == "running")
     sleepers.eventually(lambda: sleepers.left() == [])
