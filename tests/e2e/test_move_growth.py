@@ -13,11 +13,13 @@ from tests.testbed.moving import MovingNode, eventually
 from tests.workloads import start
 from tests.workloads.start import REDIS
 
-WARM_UP = 4
-MOVES = 30
-# The allocator's arenas are not full after the warm-up. 26 moves that each kept the few MiB of
-# their pages or images would be far above it, and so would 160 KiB a move.
+WARM_UP = 14
+MOVES = 44
+# The allocator's arenas fill slowly. 30 moves that each kept the few MiB of their pages or images
+# would be far above it, and so would 140 KiB a move.
 RSS_TOLERANCE_KIB = 4096
+# A connection to the other node may just be made anew.
+DESCRIPTOR_TOLERANCE = 2
 SAMPLES = 20
 SAMPLE_S = 0.25
 
@@ -46,6 +48,7 @@ OF_THE_SERVICE = {
     "descriptors of BPF": "ls -l /proc/PID/fd | grep -c bpf; true",
     "resident KiB": "sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/PID/status",
 }
+TOLERANCES = {"resident KiB": RSS_TOLERANCE_KIB, "descriptors": DESCRIPTOR_TOLERANCE}
 NAMES = (*COUNTS, *OF_THE_SERVICE)
 Figures = dict[tuple[str, str], int]
 
@@ -109,7 +112,7 @@ def figures(movers: list[MovingNode]) -> Iterator[tuple[Figures, Figures]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_moves_leave_nothing_that_grows(figures: tuple[Figures, Figures], name: str) -> None:
     before, after = figures
-    tolerance = RSS_TOLERANCE_KIB if name == "resident KiB" else 0
+    tolerance = TOLERANCES.get(name, 0)
     grown = {
         node: (number, after[node, what])
         for (node, what), number in before.items()
