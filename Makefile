@@ -12,7 +12,7 @@ setup: ## packages, virtual environment, native library, BPF objects
 check: setup ## formatting, lint, types, generated stubs
 	@scripts/check
 
-test: setup ## everything that is tested, on real nodes; about 10 minutes
+test: setup ## everything that is tested, on real nodes; 30 to 40 minutes; RUN_SLOW=1 for all
 	@scripts/test
 
 quick: setup ## the tests that need neither Docker nor a node image
