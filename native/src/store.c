@@ -99,7 +99,7 @@ static int check_room(const struct pf_store *store, uint64_t more, struct pf_err
 	const struct pf_table *table = &store->table;
 	uint64_t used = table->counts.pages * PF_PAGE_BYTES +
 			table->blocks * sizeof(struct pf_block) + table->counts.file_bytes +
-			store->parts * PF_PAGE_BYTES;
+			store->parts * PF_PAGE_BYTES + store->under_way;
 
 	if (more > store->quota_bytes || used > store->quota_bytes - more)
 		return pf_fail(err, -EDQUOT, "more than the %llu bytes that were agreed",
@@ -107,8 +107,8 @@ static int check_room(const struct pf_store *store, uint64_t more, struct pf_err
 	return 0;
 }
 
-/* Takes the lock; keeps it only if it fails not. */
-static int begin(struct pf_store *store, uint64_t more, struct pf_error *err)
+/* Takes the lock; keeps it only if it fails not. Of MORE, BYTES are about to be written. */
+static int begin(struct pf_store *store, uint64_t more, uint64_t bytes, struct pf_error *err)
 {
 	int code;
 
@@ -121,12 +121,14 @@ static int begin(struct pf_store *store, uint64_t more, struct pf_error *err)
 	}
 	store->agreed = false;
 	store->writers++;
+	store->under_way += bytes;
 	return 0;
 }
 
 /* With the lock, which it gives back. */
-static int end(struct pf_store *store, int code)
+static int end(struct pf_store *store, uint64_t bytes, int code)
 {
+	store->under_way -= bytes;
 	if (--store->writers == 0)
 		pthread_cond_broadcast(&store->quiet);
 	pthread_mutex_unlock(&store->table.lock);
@@ -205,7 +207,7 @@ int pf_store_put_pages(struct pf_store *store, int pid, uint64_t vaddr, uint64_t
 		(uint64_t)__builtin_popcountll(data) * PF_PAGE_BYTES + sizeof(struct pf_block);
 	struct pf_block *block = NULL;
 	uint64_t offset = 0;
-	int fd = -1, code = begin(store, more, err);
+	int fd = -1, code = begin(store, more, more, err);
 
 	if (code < 0)
 		return code;
@@ -220,14 +222,14 @@ int pf_store_put_pages(struct pf_store *store, int pid, uint64_t vaddr, uint64_t
 		store->round = round;
 		pf_block_note(&store->table, pid, block, vaddr, data, zero, hashes, round);
 	}
-	return end(store, code);
+	return end(store, more, code);
 }
 
 int pf_store_put_part(struct pf_store *store, const char *name, uint64_t size, uint64_t offset,
 		      const void *data, size_t bytes, uint64_t sum, struct pf_error *err)
 {
 	PF_AUTO_FD int fd = -1;
-	int code = begin(store, size == UINT64_MAX ? offset + bytes : size, err);
+	int code = begin(store, size == UINT64_MAX ? offset + bytes : size, bytes, err);
 
 	if (code < 0)
 		return code;
@@ -244,7 +246,7 @@ int pf_store_put_part(struct pf_store *store, const char *name, uint64_t size, u
 	store->parts++;
 	if (code == 0)
 		pf_table_note_part(&store->table, name, offset, bytes, sum);
-	return end(store, code);
+	return end(store, bytes, code);
 }
 
 int pf_store_drop(struct pf_store *store, int pid, struct pf_error *err)

@@ -15,6 +15,7 @@ struct pf_store {
 	uint64_t quota_bytes;
 	uint64_t seed;
 	uint64_t parts;        /* of files; each costs a page: empty files are not free */
+	uint64_t under_way;    /* bytes that writers have room for and have not counted yet */
 	struct pf_table table; /* its lock guards what follows too */
 	pthread_cond_t quiet;
 	unsigned writers; /* frames that are being stored */
