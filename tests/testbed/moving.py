@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from shim.network.rtnetlink import ROUTE_PROTOCOL
 from shim.peers import authority
 from tests.testbed import front, service
@@ -118,7 +120,13 @@ class MovingNode:
     def remove_sandbox(self, sandbox_id: str) -> None:
         """Removes a pod as kubelet does, by its sandbox."""
         cri = self.kubelet.cri
-        cri.stop_pod_sandbox(sandbox_id)
+        try:
+            cri.stop_pod_sandbox(sandbox_id)
+        except grpc.RpcError as error:
+            # Its container has just ended by itself; kubelet asks again too.
+            if "ttrpc: closed" not in (error.details() or ""):
+                raise
+            cri.stop_pod_sandbox(sandbox_id)
         cri.remove_pod_sandbox(sandbox_id)
 
     def stop(self) -> None:
