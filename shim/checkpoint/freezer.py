@@ -59,8 +59,7 @@ def thaw(containers: Sequence[Anatomy]) -> None:
 
 def path_of(container: Anatomy) -> Path:
     """The cgroup that freezes a container."""
-    paths = container.cgroup_paths
-    return Path(paths["freezer"] if "freezer" in paths else paths[""])
+    return Path(container.cgroup("freezer"))
 
 
 def _write(group: Path, freeze: bool) -> None:

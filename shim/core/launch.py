@@ -87,6 +87,11 @@ class Anatomy:
     lsm_profile: str = ""
     network_inode: int = 0
 
+    def cgroup(self, controller: str) -> str:
+        """The path of its cgroup for a controller; the one of version 2 has all of them."""
+        paths = self.cgroup_paths
+        return paths[controller] if controller in paths else paths[""]
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:

@@ -188,11 +188,9 @@ class Departure:
         sent = sum(await together(*(one.round() for one in self.leavers.values())))
         return Round(sent, time.monotonic() - began)
 
-    async def _files_round(self) -> Round:
-        began = time.monotonic()
+    async def _files_round(self) -> None:
         sent = await send_trees(self.other, self.record.move, self.trees)
         self.figures.files_bytes += sent
-        return Round(sent, time.monotonic() - began)
 
     def _check_abort(self) -> None:
         if self.abort:

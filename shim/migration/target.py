@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from cri_proto import peer_pb2 as peer
@@ -248,6 +248,8 @@ class Target:
 
     async def recover(self) -> None:
         """Brings the journal and the containers into agreement; at the start of a service."""
+        dropped: list[Arrival] = []
+        made: dict[str, list[Replacement]] | None
         for move, log in await asyncio.to_thread(lambda: list(self._journal.logs())):
             record = log.last
             if record is None:
@@ -262,16 +264,32 @@ class Target:
             )  # fmt: skip
             arrival = Arrival(self._places, offer, log, record, "")
             self.arrivals[move] = arrival
+            if record.step is TargetStep.DROPPED:
+                dropped.append(arrival)
+                continue
             try:
                 await self._recover(arrival)
             except (PodferryError, OSError) as error:
                 logger.error("move is not recovered move=%s error=%s", move, error)
+        try:  # behind the pods that are to run: the runtime may be slow to answer
+            made = await replacement.all_made(self._places.channel)
+        except PodferryError as error:
+            logger.error("what was made for moves is not known error=%s", error)
+            made = None
+        for one in dropped:
+            if one.record.sandbox_id or one.record.move in (made or {}):
+                try:
+                    await one.clean()
+                except (PodferryError, OSError) as error:
+                    logger.error("move is not recovered move=%s error=%s", one.record.move, error)
+        if made is None:
+            return
         try:
-            await self._start_cold()
+            await self._start_cold(made)
         except (PodferryError, OSError) as error:
             logger.error("claims of an earlier service stay error=%s", error)
 
-    async def _start_cold(self) -> None:
+    async def _start_cold(self, made: Mapping[str, list[Replacement]]) -> None:
         """Lets a kubelet's containers start that an earlier service has claimed for nothing.
 
         Every move has ended by now, so nobody comes into what is still claimed. What podferry has
@@ -281,8 +299,8 @@ class Target:
             claims.withdraw(container_id)
         ours = {
             container_id
-            for made in (await replacement.all_made(self._places.channel)).values()
-            for one in made
+            for replacements in made.values()
+            for one in replacements
             for container_id in one.containers.values()
         }
         for one in self.arrivals.values():
@@ -304,8 +322,6 @@ class Target:
                 self.forget(record.move)
         elif remedy is TargetRemedy.DROP:
             await arrival.drop("the service was started anew in the middle of it")
-        elif record.step is TargetStep.DROPPED:
-            await arrival.clean()
 
     async def source_says(self, record: TargetRecord) -> SourceStep | None:
         """What the source has written; None if it is silent."""

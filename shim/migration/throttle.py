@@ -29,7 +29,7 @@ def quotas(containers: Sequence[Anatomy]) -> dict[str, int]:
     found = {}
     for one in containers:
         with contextlib.suppress(OSError, ValueError):
-            found[one.container_id] = _read(_path_of(one))[0]
+            found[one.container_id] = _read(Path(one.cgroup("cpu")))[0]
     return found
 
 
@@ -45,7 +45,7 @@ def slow(containers: Sequence[Anatomy], had: Mapping[str, int], share: float) ->
     for one in containers:
         if one.container_id in had:
             with contextlib.suppress(OSError):
-                path = _path_of(one)
+                path = Path(one.cgroup("cpu"))
                 period_us = _read(path)[1]
                 most_us = processors * period_us
                 _write(path, slowed_us(had[one.container_id], most_us, share), period_us)
@@ -56,13 +56,8 @@ def restore(containers: Sequence[Anatomy], had: Mapping[str, int]) -> None:
     for one in containers:
         if one.container_id in had:
             with contextlib.suppress(OSError):
-                path = _path_of(one)
+                path = Path(one.cgroup("cpu"))
                 _write(path, had[one.container_id], _read(path)[1])
-
-
-def _path_of(one: Anatomy) -> Path:
-    paths = one.cgroup_paths
-    return Path(paths["cpu"] if "cpu" in paths else paths[""])
 
 
 def _read(group: Path) -> tuple[int, int]:

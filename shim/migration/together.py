@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def together(*works: Awaitable[T]) -> list[T]:
+async def together(*works: Awaitable[Any]) -> list[Any]:
     """The results of all, in their order.
 
     Raises:

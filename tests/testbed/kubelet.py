@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +50,16 @@ class Pod:
         """The id of its only container."""
         (only,) = self.containers.values()
         return only
+
+
+def stop_patiently(stop: Callable[..., object], *arguments: object) -> None:
+    """Stops something, once more if a container ends by itself at that moment, as kubelet does."""
+    try:
+        stop(*arguments)
+    except grpc.RpcError as error:
+        if "ttrpc: closed" not in (error.details() or ""):
+            raise
+        stop(*arguments)
 
 
 class Kubelet:
@@ -160,7 +171,7 @@ class Kubelet:
     def delete_pod(self, pod: Pod, grace_s: int = 30) -> None:
         """Deletes a pod as kubelet does, its directories and cgroups included."""
         for container_id in pod.containers.values():
-            self._stop_container(container_id, grace_s)
+            stop_patiently(self.cri.stop_container, container_id, grace_s)
         self.cri.stop_pod_sandbox(pod.sandbox_id)
         self.cri.pod_sandbox_status(pod.sandbox_id)
         for container_id in pod.containers.values():
@@ -170,15 +181,6 @@ class Kubelet:
         if pod in self.pods:
             self.pods.remove(pod)
         self._remove_directories(pod.spec)
-
-    def _stop_container(self, container_id: str, grace_s: int) -> None:
-        """Stops a container, once more if it ends by itself at the same moment, as kubelet does."""
-        try:
-            self.cri.stop_container(container_id, grace_s)
-        except grpc.RpcError as error:
-            if "ttrpc: closed" not in (error.details() or ""):
-                raise
-            self.cri.stop_container(container_id, grace_s)
 
     def exec(
         self, pod: Pod, argv: list[str], container: str = "", timeout_s: int = 30

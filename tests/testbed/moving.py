@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from shim.network.rtnetlink import ROUTE_PROTOCOL
 from shim.peers import authority
 from tests.testbed import front, service
-from tests.testbed.kubelet import Kubelet, Pod
+from tests.testbed.kubelet import Kubelet, Pod, stop_patiently
 from tests.testbed.node import Node
 from tests.testbed.process import POLL_S, Result
 from tests.testbed.service import PODFERRY, Shim
@@ -120,13 +118,7 @@ class MovingNode:
     def remove_sandbox(self, sandbox_id: str) -> None:
         """Removes a pod as kubelet does, by its sandbox."""
         cri = self.kubelet.cri
-        try:
-            cri.stop_pod_sandbox(sandbox_id)
-        except grpc.RpcError as error:
-            # Its container has just ended by itself; kubelet asks again too.
-            if "ttrpc: closed" not in (error.details() or ""):
-                raise
-            cri.stop_pod_sandbox(sandbox_id)
+        stop_patiently(cri.stop_pod_sandbox, sandbox_id)
         cri.remove_pod_sandbox(sandbox_id)
 
     def stop(self) -> None:
