@@ -18,6 +18,7 @@ DECLARATIONS = (
     "hold.h",
     "reroute.h",
     "track.h",
+    "images.h",
     "store.h",
     "stream.h",
     "tree.h",

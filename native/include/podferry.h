@@ -5,6 +5,7 @@
 #include "podferry/activity.h"
 #include "podferry/error.h"
 #include "podferry/hold.h"
+#include "podferry/images.h"
 #include "podferry/probe.h"
 #include "podferry/reroute.h"
 #include "podferry/run.h"

@@ -3,6 +3,7 @@
 #include "pager.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
@@ -87,6 +88,22 @@ static void retry_deferred(struct pager *pager)
 		if (space->uffd >= 0)
 			serve_fault(pager, space, fault.address);
 	}
+}
+
+/* A copy fails while a thread of the process waits for its message to be read, or has been told and
+ * not come back yet. One that gives back memory piece by piece (an allocator's, after a sleep)
+ * leaves gaps of microseconds between its messages: unless they are used, a fault waits until it
+ * has given back everything. */
+static void retry_in_gap(struct pager *pager, const struct space *space)
+{
+	struct pollfd next = {.fd = space->uffd, .events = POLLIN};
+	int64_t until_ns = pager_now_ns() + PAGER_GAP_NS;
+
+	do {
+		retry_deferred(pager);
+		if (pager->deferred_count == 0 || space->uffd < 0)
+			return;
+	} while (poll(&next, 1, 0) == 0 && pager_now_ns() < until_ns);
 }
 
 static int serve_event(struct pager *pager, struct space *space, const struct uffd_msg *message,
@@ -212,8 +229,11 @@ static int serve_space(struct pager *pager, uint32_t id, struct pf_error *err)
 	int code = 1;
 
 	/* It may have ended since epoll told of it. */
-	for (int count = 0; code > 0 && count < MESSAGES_AT_ONCE && space->uffd >= 0; count++)
+	for (int count = 0; code > 0 && count < MESSAGES_AT_ONCE && space->uffd >= 0; count++) {
 		code = serve_message(pager, space, err);
+		if (code > 0 && pager->deferred_count > 0)
+			retry_in_gap(pager, space);
+	}
 	return code;
 }
 

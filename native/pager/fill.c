@@ -119,12 +119,11 @@ static bool step(struct pager *pager, struct pace *pace, struct window have, str
 
 static void rest(const struct pager *pager, const struct pace *pace)
 {
-	struct timespec now, pause = {.tv_nsec = PAGER_GENTLE_PAUSE_NS};
+	struct timespec pause = {.tv_nsec = PAGER_GENTLE_PAUSE_NS};
 
 	if (pace->hurried == 0)
 		return;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	if (now.tv_sec * 1000000000LL + now.tv_nsec - pager->figures.restored_ns < PAGER_GENTLE_NS)
+	if (pager_now_ns() - pager->figures.restored_ns < PAGER_GENTLE_NS)
 		nanosleep(&pause, NULL);
 }
 

@@ -177,7 +177,7 @@ void pager_space_over(struct pager *pager, struct space *space)
 		ring(pager);
 }
 
-static int64_t now_ns(void)
+int64_t pager_now_ns(void)
 {
 	struct timespec now;
 
@@ -191,7 +191,7 @@ int pager_set_restored(struct pager *pager, struct pf_error *err)
 	int code;
 
 	pager->restored = true;
-	pager->figures.restored_ns = now_ns();
+	pager->figures.restored_ns = pager_now_ns();
 	monitor_send(pager->monitor, message, -1, NULL);
 	for (uint32_t id = 0; id < pager->count; id++)
 		if (pager->spaces[id]->uffd >= 0 && pager->spaces[id]->runs.missing == 0)

@@ -26,6 +26,7 @@
 #define PAGER_MAX_SPACES    65536u
 #define PAGER_DEFERRED      64
 #define PAGER_RETRY_NS      20000
+#define PAGER_GAP_NS        200000 /* how long a blocked copy is tried before the next message */
 /* Right after the restore the first answers go before the fill, which rests between its steps
  * while faults come: it would take a processor from who is waited for. */
 #define PAGER_GENTLE_NS       40000000
@@ -88,6 +89,9 @@ int pager_add_child(struct pager *pager, const struct space *parent, int uffd,
 int pager_watch(struct pager *pager, struct space *space, int uffd, struct pf_error *err);
 /* The space needs nothing more: nothing is missing in it, or its process is gone. */
 void pager_space_over(struct pager *pager, struct space *space);
+/* CLOCK_MONOTONIC */
+int64_t pager_now_ns(void);
+
 int pager_set_restored(struct pager *pager, struct pf_error *err);
 bool pager_is_done(const struct pager *pager);
 

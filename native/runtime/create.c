@@ -175,6 +175,7 @@ static int prepare(struct pr_monitor *monitor, const struct pr_call *call, const
 	for (int i = 0; i < PR_CONNECTIONS; i++)
 		monitor->connections[i].fd = -1;
 	monitor->operation.rpc = monitor->init_pidfd = monitor->listener = -1;
+	monitor->breakpoints = -1;
 	monitor->placeholder.socket = monitor->pager.socket = monitor->pager.connection = -1;
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, before);

@@ -103,6 +103,7 @@ struct pr_monitor {
 	bool orphaned;
 	pid_t known_to_runc; /* what state.json names: the init, or the placeholder */
 	pid_t criu;
+	int breakpoints;   /* keeps them ready for a CRIU that restores; -1 is nothing */
 	bool ready_wanted; /* a sleeper's CRIU is to be started as soon as the last one has ended */
 	bool prepared;     /* CRIU waits for the request of a container that is claimed or asleep */
 	bool arrived;      /* it runs by a move, not by runc's start */
@@ -195,6 +196,8 @@ void pr_wake_criu_ended(struct pr_monitor *monitor);
 int32_t pr_wake_begin(struct pr_monitor *monitor, uint32_t cause, const char **why);
 int32_t pr_wake_stage(struct pr_monitor *monitor, const char **why);
 int pr_wake_start_criu(struct pr_monitor *monitor);
+/* The CRIU that needed them has ended. */
+void pr_wake_breakpoints_done(struct pr_monitor *monitor);
 void pr_wake_advance(struct pr_monitor *monitor);
 /* The triggers of a sleeping container that has been armed; how many. */
 int pr_wake_triggers(const struct pr_monitor *monitor, int *fds);

@@ -200,6 +200,7 @@ void pr_operation_criu_ended(struct pr_monitor *monitor, int status)
 {
 	struct pr_operation *operation = &monitor->operation;
 	monitor->criu = 0;
+	pr_wake_breakpoints_done(monitor);
 	while ((monitor->state == PR_CHECKPOINTING || monitor->state == PR_WAKING) &&
 	       !operation->answered) {
 		struct pollfd ready = {.fd = operation->rpc, .events = POLLIN};

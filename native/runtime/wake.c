@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "breakpoint.h"
 #include "criu_rpc.h"
 #include "monitor.h"
 #include "proc.h"
@@ -119,6 +120,7 @@ static void drop_prepared(struct pr_monitor *monitor)
 		while (waitpid(monitor->criu, NULL, 0) < 0 && errno == EINTR)
 			continue;
 		monitor->criu = 0;
+		pr_wake_breakpoints_done(monitor);
 		pr_wake_criu_ended(monitor);
 	}
 	if (monitor->pager.early) {
@@ -179,7 +181,16 @@ int pr_wake_start_criu(struct pr_monitor *monitor)
 	if (pid < 0)
 		return pid;
 	monitor->criu = pid;
+	if (monitor->breakpoints < 0)
+		monitor->breakpoints = pr_breakpoint_ready(); /* while CRIU starts */
 	return 0;
+}
+
+void pr_wake_breakpoints_done(struct pr_monitor *monitor)
+{
+	if (monitor->breakpoints >= 0)
+		close(monitor->breakpoints);
+	monitor->breakpoints = -1;
 }
 
 void pr_wake_prepare(struct pr_monitor *monitor)

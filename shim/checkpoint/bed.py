@@ -135,7 +135,7 @@ async def get_up(bed: Bed) -> float:
         try:
             await asked.wake()
         except CriuFailed as error:
-            told = explained(bed.name, Path(bed.images) / "restore.log", error)
+            told = explained(bed.name, _restored_from(Path(bed.images)) / "restore.log", error)
             raise RestoreFailed(told.what, where=told.where, remedy=told.remedy) from error
     return (time.monotonic() - began) * 1000
 
@@ -168,15 +168,25 @@ def _complete(bed: Bed) -> int:
     cores.make_calls_again(directory)
     if bed.sleeper.system_v:
         system_v.remove_all(bed.sleeper.joined["ipc"])
+    if _is_lazy(directory):
+        images.make_view(directory)
     return images.seal(directory)
+
+
+def _is_lazy(directory: Path) -> bool:
+    return PAGER.exists() and images.page_bytes(directory) >= LAZY_FROM_BYTES
+
+
+def _restored_from(directory: Path) -> Path:
+    return directory / images.VIEW if _is_lazy(directory) else directory
 
 
 def _arming(bed: Bed, namespaces: tuple[int, ...], release: Release) -> Arming:
     directory = Path(bed.images)
-    lazy = PAGER.exists() and images.page_bytes(directory) >= LAZY_FROM_BYTES
-    what = launch.restore(bed.sleeper, bed.images, bed.clone, lazy=lazy)
+    lazy, place = _is_lazy(directory), str(_restored_from(directory))
+    what = launch.restore(bed.sleeper, place, bed.clone, lazy=lazy)
     journal = str(directory / "pager.journal")
-    argv = (str(PAGER), "--images", bed.images, "--journal", journal)
+    argv = (str(PAGER), "--images", bed.images, "--work-dir", place, "--journal", journal)
     return Arming(
         request=request.encode(what),
         namespaces=namespaces,

@@ -16,6 +16,8 @@ from shim.errors import Refused
 MANIFEST = "podferry-manifest.json"
 # What an image needs beside the memory: registers, files, maps.
 OVERHEAD_BYTES = 4 << 20
+VIEW = "lazy"
+"""Below an image: what CRIU reads of it while a pager brings the memory."""
 _TMPFS_MAGIC = "tmpfs"
 
 
@@ -85,13 +87,27 @@ def seal(directory: Path) -> int:
         path.chmod(0o600)
         # What never leaves memory is damaged no more easily than the processes themselves were.
         trusted = volatile and path.name.startswith("pages-")
-        entries[path.name] = Entry(path.stat().st_size, "" if trusted else _digest(path))
+        name = str(path.relative_to(directory))
+        entries[name] = Entry(path.stat().st_size, "" if trusted else _digest(path))
     manifest = directory / MANIFEST
     fresh = directory / (MANIFEST + ".new")
     fresh.write_bytes(msgspec.json.encode(entries))
     fresh.chmod(0o600)
     fresh.replace(manifest)
     return sum(one.size_bytes for one in entries.values())
+
+
+def make_view(directory: Path) -> Path:
+    """Makes an image's view for a lazy restore, or makes it again; where it is.
+
+    Raises:
+        NativeError: a pagemap is not as CRIU writes it.
+    """
+    from shim import _native_images  # for the sake of a fast start of the service
+
+    view = directory / VIEW
+    _native_images.make_view(directory, view)
+    return view
 
 
 def page_bytes(directory: Path) -> int:
@@ -124,11 +140,9 @@ def verify(directory: Path) -> None:
 
 
 def _files(directory: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in directory.iterdir()
-        if path.is_file() and not path.name.startswith(MANIFEST) and path.suffix == ".img"
-    )
+    # All else in the view is a link to what is in the image.
+    files = [*directory.glob("*.img"), *(directory / VIEW).glob("pagemap-[0-9]*.img")]
+    return sorted(path for path in files if path.is_file())
 
 
 def _digest(path: Path) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 import shim
-from shim.checkpoint import anatomy, mount_clone, request
+from shim._native_images import make_view
+from shim.checkpoint import anatomy, images, mount_clone, request
 from shim.checkpoint.bed import RestoreFailed, explained, opened
 from shim.core import launch
 from shim.core.launch import Anatomy, Sleeper
@@ -111,10 +112,10 @@ class Seat:
             sleeper = msgspec.json.decode(came, type=Sleeper)
         except msgspec.DecodeError as error:
             raise InvalidMessage(f"what is told of container {self.name}: {error}") from error
-        images = str(self.store.images)
-        what = launch.restore_elsewhere(sleeper, self.seen, images, str(self.clone), lazy=True)
+        view = str(self._view)
+        what = launch.restore_elsewhere(sleeper, self.seen, view, str(self.clone), lazy=True)
         argv = (
-            str(PAGER), "--store", str(self.directory), "--work-dir", images,
+            str(PAGER), "--store", str(self.directory), "--work-dir", view,
             "--journal", str(self.directory / "pager.journal"),
         )  # fmt: skip
         with opened(what.enter) as namespaces:
@@ -140,17 +141,26 @@ class Seat:
         if self.store is None or not self.armed:
             raise Refused("it is not armed", where=f"container {self.name}")
         began_s = time.monotonic()
-        await asyncio.to_thread(self.store.seal)
+        await asyncio.to_thread(self._seal, self.store)
         self.seal_ms = (time.monotonic() - began_s) * 1e3
         async with Monitor(monitor.find(self.container_id)) as asked:
             try:
                 await asked.stage()
             except CriuFailed as error:
-                log = self.store.images / "restore.log"
+                log = self._view / "restore.log"
                 failed = explained(self.name, log, error)
                 raise RestoreFailed(
                     failed.what, where=failed.where, remedy=failed.remedy
                 ) from error
+
+    @property
+    def _view(self) -> Path:
+        """What CRIU restores from: it has no use for what the pager brings."""
+        return self.directory / images.VIEW
+
+    def _seal(self, store: PageStore) -> None:
+        store.seal()
+        make_view(store.images, self._view)
 
     async def settle(self, receiver: Receiver) -> None:
         """Waits until all memory is in, then takes store and clone away."""

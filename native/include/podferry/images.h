@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sets of CRIU's images as files. */
+#pragma once
+
+#include "podferry/error.h"
+
+/* Makes VIEW, a directory (0700) of links to the images in IMAGES whose pagemaps are short: CRIU
+ * reads a process's pagemap entry by entry, 0.6 us each, and passes over those of lazy pages, which
+ * a pager brings by the full pagemap. A heap of 1 GiB may have 17,000. Neighbours of that kind
+ * become one entry; the places of all others in their pages file stay as they are. Only for a lazy
+ * restore. May be done again. */
+int pf_images_view(const char *images, const char *view, struct pf_error *err);

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Owns views of image sets: what a lazy restore reads of them, with short pagemaps. */
+#include "podferry/images.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "criu_pagemap.h"
+
+/* Three numbers of ten bytes and one of one, each with its key, and the length. */
+#define ENTRY_BYTES (4u + 3u * 11u + 2u)
+#define HEAD_BYTES  (4u + 4u + 4u + 6u)
+
+static unsigned char *put_fixed32(unsigned char *at, uint32_t value)
+{
+	memcpy(at, &value, sizeof(value)); /* CRIU writes the machine's own order */
+	return at + sizeof(value);
+}
+
+static unsigned char *put_field(unsigned char *at, unsigned number, uint64_t value)
+{
+	*at++ = (unsigned char)(number << 3);
+	for (; value >= 0x80; value >>= 7)
+		*at++ = (unsigned char)(value | 0x80);
+	*at++ = (unsigned char)value;
+	return at;
+}
+
+static unsigned char *put_entry(unsigned char *at, const struct pf_pagemap_entry *entry)
+{
+	unsigned char *length = at;
+
+	at += sizeof(uint32_t);
+	at = put_field(at, 1, entry->start);
+	at = put_field(at, 2, 0); /* of CRIU before 4.1, but required */
+	at = put_field(at, 4, entry->flags);
+	at = put_field(at, 5, entry->pages);
+	put_fixed32(length, (uint32_t)(at - length) - (uint32_t)sizeof(uint32_t));
+	return at;
+}
+
+/* CRIU counts a lazy entry's pages on in its pages file and looks at nothing else of it
+ * (criu/mem.c, restore_priv_vma_content). */
+static bool may_join(const struct pf_pagemap_entry *before, const struct pf_pagemap_entry *entry)
+{
+	return (entry->flags & PF_PAGEMAP_LAZY) && !(entry->flags & PF_PAGEMAP_IN_PARENT) &&
+	       entry->flags == before->flags;
+}
+
+static void shorten(struct pf_pagemap *map)
+{
+	size_t kept = 0;
+
+	for (size_t at = 0; at < map->count; at++) {
+		if (kept > 0 && may_join(&map->entries[kept - 1], &map->entries[at]))
+			map->entries[kept - 1].pages += map->entries[at].pages;
+		else
+			map->entries[kept++] = map->entries[at];
+	}
+	map->count = kept;
+}
+
+static int write_pagemap(int view, const char *name, const struct pf_pagemap *map,
+			 struct pf_error *err)
+{
+	PF_AUTO_FREE unsigned char *bytes = malloc(HEAD_BYTES + map->count * ENTRY_BYTES);
+	PF_AUTO_FD int fd = -1;
+	unsigned char *at = bytes, *length;
+	ssize_t written;
+
+	if (!bytes)
+		return pf_fail(err, -ENOMEM, "no memory for %s", name);
+	at = put_fixed32(at, PF_PAGEMAP_COMMON_MAGIC);
+	at = put_fixed32(at, PF_PAGEMAP_MAGIC);
+	length = at;
+	at = put_field(at + sizeof(uint32_t), 1, map->pages_id);
+	put_fixed32(length, (uint32_t)(at - length) - (uint32_t)sizeof(uint32_t));
+	for (size_t each = 0; each < map->count; each++)
+		at = put_entry(at, &map->entries[each]);
+	fd = openat(view, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return pf_fail_errno(err, "cannot make %s", name);
+	written = write(fd, bytes, (size_t)(at - bytes));
+	if (written != at - bytes)
+		return pf_fail_errno(err, "cannot write %s", name);
+	return 0;
+}
+
+static int add_pagemap(int images, int view, int pid, const char *name, struct pf_error *err)
+{
+	struct pf_pagemap map;
+	int code = pf_pagemap_read(images, pid, "", &map, err);
+
+	if (code == 0) {
+		shorten(&map);
+		code = write_pagemap(view, name, &map, err);
+	}
+	free(map.entries);
+	return code;
+}
+
+static bool is_image(const char *name)
+{
+	size_t length = strlen(name);
+
+	return length > 4 && strcmp(name + length - 4, ".img") == 0;
+}
+
+static int add(int images, int view, const char *name, struct pf_error *err)
+{
+	char again[64];
+	int pid;
+
+	if (unlinkat(view, name, 0) < 0 && errno != ENOENT)
+		return pf_fail_errno(err, "cannot replace %s", name);
+	if (sscanf(name, "pagemap-%d.img", &pid) == 1 && pid > 0) {
+		snprintf(again, sizeof(again), "pagemap-%d.img", pid);
+		if (strcmp(again, name) == 0)
+			return add_pagemap(images, view, pid, name, err);
+	}
+	if (linkat(images, name, view, name, 0) < 0)
+		return pf_fail_errno(err, "cannot link %s", name);
+	return 0;
+}
+
+static int add_all(int images, int view, struct pf_error *err)
+{
+	int copy = openat(images, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *directory = copy < 0 ? NULL : fdopendir(copy);
+	struct dirent *entry;
+	int code = 0;
+
+	if (!directory) {
+		code = pf_fail_errno(err, "cannot list the images");
+		if (copy >= 0)
+			close(copy);
+		return code;
+	}
+	while (code == 0 && (entry = readdir(directory)))
+		if (is_image(entry->d_name))
+			code = add(images, view, entry->d_name, err);
+	closedir(directory);
+	return code;
+}
+
+int pf_images_view(const char *images, const char *view, struct pf_error *err)
+{
+	PF_AUTO_FD int from = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	PF_AUTO_FD int into = -1;
+
+	if (from < 0)
+		return pf_fail_errno(err, "cannot open the images %s", images);
+	if (mkdir(view, 0700) < 0 && errno != EEXIST)
+		return pf_fail_errno(err, "cannot make %s", view);
+	into = open(view, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (into < 0)
+		return pf_fail_errno(err, "cannot open %s", view);
+	return add_all(from, into, err);
+}

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Views of images: short pagemaps for a lazy restore, everything else as it is."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from shim import _native
+from shim._native_images import make_view
+from shim.errors import MissingFeature, NativeError
+
+PAGE = 4096
+LAZY, EAGER = 2 | 4, 4
+ELSEWHERE = 2  # a dump that left lazy pages to somebody else
+HEAD = struct.pack("<II", 0x54564319, 0x56084025)
+
+Entry = tuple[int, int, int]  # page number, pages, flags
+
+
+@pytest.fixture(autouse=True)
+def extension() -> None:
+    try:
+        _native.require()
+    except MissingFeature as error:
+        pytest.skip(str(error))
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def message(*fields: tuple[int, int]) -> bytes:
+    body = b"".join(varint(number << 3) + varint(value) for number, value in fields)
+    return struct.pack("<I", len(body)) + body
+
+
+def pagemap(entries: list[Entry]) -> bytes:
+    parts = [message((1, 7))]
+    parts += [message((1, at * PAGE), (2, 0), (4, flags), (5, n)) for at, n, flags in entries]
+    return HEAD + b"".join(parts)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    directory = tmp_path / "images"
+    directory.mkdir()
+    (directory / "inventory.img").write_bytes(b"inventory")
+    (directory / "pagemap-shmem-5.img").write_bytes(b"shared memory has a form of its own")
+    (directory / "dump.log").write_bytes(b"no image")
+    return directory
+
+
+def shortened(images: Path, entries: list[Entry]) -> bytes:
+    (images / "pagemap-1.img").write_bytes(pagemap(entries))
+    make_view(images, images / "lazy")
+    return (images / "lazy" / "pagemap-1.img").read_bytes()
+
+
+@pytest.mark.parametrize("flags", [LAZY, ELSEWHERE])
+def test_lazy_neighbours_become_one_entry_of_as_many_pages(images: Path, flags: int) -> None:
+    entries = [(16, 17, flags), (36, 17, flags), (1 << 34, 1, flags)]
+    assert shortened(images, entries) == pagemap([(16, 35, flags)])
+
+
+def test_what_criu_restores_itself_keeps_its_place_in_the_pages_file(images: Path) -> None:
+    entries = [(1, 2, LAZY), (9, 3, LAZY), (20, 1, EAGER), (21, 4, EAGER), (30, 5, LAZY)]
+    assert shortened(images, entries) == pagemap(
+        [(1, 5, LAZY), (20, 1, EAGER), (21, 4, EAGER), (30, 5, LAZY)]
+    )
+
+
+def test_pages_of_a_parent_are_left_alone(images: Path) -> None:
+    entries = [(1, 2, LAZY | 1), (9, 3, LAZY | 1)]
+    assert shortened(images, entries) == pagemap(entries)
+
+
+def test_all_other_images_are_the_same_files(images: Path) -> None:
+    shortened(images, [(1, 1, EAGER)])
+    shortened(images, [(1, 1, EAGER)])  # as after a crash
+    view = images / "lazy"
+    names = {path.name for path in view.iterdir()}
+    assert names == {"inventory.img", "pagemap-1.img", "pagemap-shmem-5.img"}
+    for name in ("inventory.img", "pagemap-shmem-5.img"):
+        assert (view / name).samefile(images / name)
+    assert view.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_pagemap_that_is_damaged_is_refused(images: Path) -> None:
+    (images / "pagemap-1.img").write_bytes(pagemap([(9, 1, LAZY), (1, 1, LAZY)]))
+    with pytest.raises(NativeError, match="damaged"):
+        make_view(images, images / "lazy")
+    assert not (images / "lazy" / "pagemap-1.img").exists()
