@@ -172,12 +172,14 @@ class StageResponse(_message.Message):
     def __init__(self, seal_ms: _Optional[float] = ..., restore_ms: _Optional[float] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
-    __slots__ = ("move", "epoch")
+    __slots__ = ("move", "epoch", "at_once")
     MOVE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    AT_ONCE_FIELD_NUMBER: _ClassVar[int]
     move: str
     epoch: int
-    def __init__(self, move: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    at_once: bool
+    def __init__(self, move: _Optional[str] = ..., epoch: _Optional[int] = ..., at_once: _Optional[bool] = ...) -> None: ...
 
 class CommitResponse(_message.Message):
     __slots__ = ("resume_ms",)

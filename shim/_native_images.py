@@ -22,3 +22,14 @@ def make_view(images: Path, view: Path) -> None:
         NativeError: a pagemap is damaged, or the file system refuses.
     """
     call(binding()[1].pf_images_view, bytes(images), bytes(view))
+
+
+def shorten(images: Path) -> None:
+    """The same in the directory itself, for images that nobody restores but lazily.
+
+    The pagemaps as they were stay beside the short ones.
+
+    Raises:
+        NativeError: as `make_view`.
+    """
+    call(binding()[1].pf_images_shorten, bytes(images))

@@ -333,9 +333,9 @@ static void settle(struct pr_monitor *monitor)
 	int failed = keep_state_true(monitor);
 	if (failed)
 		pr_wake_lost(monitor, "runc's state cannot be kept true");
-	if (monitor->operation.goal == PR_TO_GO) {
+	bool arrived = monitor->operation.goal == PR_TO_GO;
+	if (arrived) {
 		kill(monitor->known_to_runc, SIGKILL); /* the throw-away init */
-		pr_cgroups_join(&monitor->own, getpid());
 		monitor->arrived = true;
 	}
 	monitor->known_to_runc = monitor->init;
@@ -343,6 +343,8 @@ static void settle(struct pr_monitor *monitor)
 	monitor->wakes++;
 	pr_wake_disarm(monitor);
 	pr_operation_finish(monitor, PR_RUNNING, PR_OK);
+	if (arrived)
+		pr_cgroups_join(&monitor->own, getpid()); /* milliseconds; nobody waits for it */
 	if (monitor->pager.pid <= 0)
 		pr_wake_filled(monitor);
 }

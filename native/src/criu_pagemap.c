@@ -213,17 +213,25 @@ static int parse(unsigned char *buffer, size_t bytes, const char *name, const ch
 	return parse_entries(&cursor, map, of, err);
 }
 
-int pf_pagemap_read(int directory, int pid, const char *of, struct pf_pagemap *map,
-		    struct pf_error *err)
+void pf_pagemap_name(int pid, char name[PF_PAGEMAP_NAME_BYTES])
+{
+	snprintf(name, PF_PAGEMAP_NAME_BYTES, "pagemap-%d.img", pid);
+}
+
+void pf_pagemap_full_name(int pid, char name[PF_PAGEMAP_NAME_BYTES])
+{
+	snprintf(name, PF_PAGEMAP_NAME_BYTES, "full-pagemap-%d.img", pid);
+}
+
+static int read_named(int directory, const char *name, const char *of, struct pf_pagemap *map,
+		      struct pf_error *err)
 {
 	PF_AUTO_FREE unsigned char *buffer = NULL;
 	PF_AUTO_FD int fd = -1;
-	char name[32];
 	int64_t bytes;
 	int code;
 
 	*map = (struct pf_pagemap){0};
-	snprintf(name, sizeof(name), "pagemap-%d.img", pid);
 	fd = pf_pagemap_open_file(directory, name, &bytes, err);
 	if (fd < 0)
 		return fd;
@@ -235,4 +243,24 @@ int pf_pagemap_read(int directory, int pid, const char *of, struct pf_pagemap *m
 		return pf_fail(err, -ENOMEM, "cannot read %s", name);
 	code = read_whole(fd, buffer, (size_t)bytes, name, err);
 	return code < 0 ? code : parse(buffer, (size_t)bytes, name, of, map, err);
+}
+
+int pf_pagemap_read(int directory, int pid, const char *of, struct pf_pagemap *map,
+		    struct pf_error *err)
+{
+	char name[PF_PAGEMAP_NAME_BYTES];
+
+	pf_pagemap_name(pid, name);
+	return read_named(directory, name, of, map, err);
+}
+
+int pf_pagemap_read_full(int directory, int pid, const char *of, struct pf_pagemap *map,
+			 struct pf_error *err)
+{
+	char name[PF_PAGEMAP_NAME_BYTES];
+
+	pf_pagemap_full_name(pid, name);
+	if (faccessat(directory, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+		return pf_pagemap_read(directory, pid, of, map, err);
+	return read_named(directory, name, of, map, err);
 }

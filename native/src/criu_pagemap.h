@@ -34,6 +34,14 @@ struct pf_pagemap {
 /* Opens a regular file of a directory, never through a link. */
 int pf_pagemap_open_file(int directory, const char *name, int64_t *bytes, struct pf_error *err);
 
+/* The same as it was dumped, where another one lies in its place by now: pf_images_shorten. */
+int pf_pagemap_read_full(int directory, int pid, const char *of, struct pf_pagemap *map,
+			 struct pf_error *err);
+
+#define PF_PAGEMAP_NAME_BYTES 32
+void pf_pagemap_name(int pid, char name[PF_PAGEMAP_NAME_BYTES]);
+void pf_pagemap_full_name(int pid, char name[PF_PAGEMAP_NAME_BYTES]);
+
 /* OF says in errors which image it is; "" for the only one. -ENOENT: no such process. */
 int pf_pagemap_read(int directory, int pid, const char *of, struct pf_pagemap *map,
 		    struct pf_error *err);

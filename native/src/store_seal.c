@@ -262,7 +262,7 @@ static int seal_process(struct pf_store *store, int images, int pid, struct pf_s
 	struct index index = {.head = {.pid = pid}};
 	struct pf_process *process = pf_table_process(&store->table, pid, false);
 	struct pf_pagemap map;
-	int code = pf_pagemap_read(images, pid, "", &map, err);
+	int code = pf_pagemap_read_full(images, pid, "", &map, err);
 
 	memcpy(index.head.magic, PF_INDEX_MAGIC, sizeof(index.head.magic));
 	for (size_t at = 0; code == 0 && at < map.count; at++)

@@ -11,6 +11,39 @@
 #include "cleanup.h"
 #include "stream_sender.h"
 
+/* A connection is a file of its own in CRIU's image, and a pod has thousands of them. */
+#define SMALL_FRAME_BYTES 16384u
+#define TOGETHER_BYTES    32768u /* more would let the other end wait */
+
+
+static int write_waiting(struct lane *lane, struct pf_error *err)
+{
+	size_t bytes = lane->waiting;
+	int code;
+
+	lane->waiting = 0;
+	if (bytes == 0)
+		return 0;
+	code = pf_channel_write(&lane->channel, lane->packed, bytes, true, err);
+	return code < 0 ? lane_listen(lane, code, err) : 0;
+}
+
+static int write_frame(struct lane *lane, const struct pf_frame *frame, struct pf_error *err)
+{
+	size_t bytes = sizeof(*frame) + frame->payload_bytes;
+	int code = 0;
+
+	if (bytes > SMALL_FRAME_BYTES || lane->waiting + bytes > TOGETHER_BYTES)
+		code = write_waiting(lane, err);
+	if (code == 0 && bytes > SMALL_FRAME_BYTES) {
+		code = pf_channel_write(&lane->channel, frame, bytes, true, err);
+		return code < 0 ? lane_listen(lane, code, err) : 0;
+	}
+	memcpy(lane->packed + lane->waiting, frame, bytes);
+	lane->waiting += bytes;
+	return code;
+}
+
 /* One frame: BYTES of content already lie in the lane's buffer behind frame and name. */
 static int send_frame(struct pf_sender *sender, struct lane *lane, const char *name, uint64_t size,
 		      uint64_t offset, size_t bytes, struct pf_error *err)
@@ -29,10 +62,9 @@ static int send_frame(struct pf_sender *sender, struct lane *lane, const char *n
 				   .data = growing ? 0 : size,
 				   .name_bytes = name_bytes};
 	pf_frame_seal(frame, pf_frame_sum(payload, frame->payload_bytes));
-	code = pf_channel_write(&lane->channel, frame, sizeof(*frame) + frame->payload_bytes, true,
-				err);
+	code = write_frame(lane, frame, err);
 	if (code < 0)
-		return lane_listen(lane, code, err);
+		return code;
 	pf_table_note_part(&sender->table, name, offset, bytes, frame->payload_sum);
 	sender->figures.file_bytes += bytes;
 	sender->figures.payload_bytes += sizeof(*frame) + frame->payload_bytes;
@@ -53,10 +85,18 @@ static unsigned char *content_place(const struct lane *lane, const char *name)
 	return lane->buffer + sizeof(struct pf_frame) + strlen(name);
 }
 
-static void push_all(struct pf_sender *sender)
+/* Whatever is held back goes out. Gives CODE, or what has failed. */
+static int push_all(struct pf_sender *sender, int code, struct pf_error *err)
 {
-	for (uint32_t at = 0; at < sender->lane_count; at++)
-		pf_channel_push(&sender->lanes[at].channel);
+	for (uint32_t at = 0; at < sender->lane_count; at++) {
+		struct lane *lane = &sender->lanes[at];
+
+		if (code == 0)
+			code = write_waiting(lane, err);
+		lane->waiting = 0;
+		pf_channel_push(&lane->channel);
+	}
+	return code;
 }
 
 int pf_sender_send_part(struct pf_sender *sender, const char *name, uint64_t size, uint64_t offset,
@@ -81,7 +121,7 @@ int pf_sender_send_part(struct pf_sender *sender, const char *name, uint64_t siz
 		offset += piece;
 		bytes -= piece;
 	} while (bytes > 0);
-	push_all(sender);
+	code = push_all(sender, code, err);
 	return sender_end(sender, code);
 }
 
@@ -140,6 +180,6 @@ int pf_sender_send_directory(struct pf_sender *sender, const char *path, uint64_
 		if (entry->d_name[0] != '.')
 			code = send_file(sender, dirfd(directory), entry->d_name, file_bytes, err);
 	closedir(directory);
-	push_all(sender);
+	code = push_all(sender, code, err);
 	return sender_end(sender, code);
 }

@@ -33,6 +33,7 @@ struct lane {
 	struct pf_error err;
 	struct pf_pace pace;
 	unsigned char *buffer, *packed;
+	size_t waiting; /* bytes of small files' frames in `packed` */
 };
 
 /* Running totals, read by other threads at any time. */

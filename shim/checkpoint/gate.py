@@ -96,8 +96,12 @@ class Gate:
             loopback.open_again(_netns_of(record))
 
     def shut(self) -> None:
-        """Holds every packet to the pod from now on."""
-        self._hold.arm()
+        """Holds every packet to the pod from now on; what it answers still goes out."""
+        self._hold.arm(speaking=True)
+
+    def hush(self) -> None:
+        """Silences its kernel: once its sockets are gone, that would say so."""
+        self._hold.hush()
 
     @property
     def event_fd(self) -> int:

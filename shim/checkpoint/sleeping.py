@@ -209,6 +209,8 @@ class Sleeping:
                 logger.warning("unread datagrams are lost pod=%s bytes=%d", record.pod, left)
             await asyncio.to_thread(Gate.shut_inside, record)
         with freezer.frozen([] if alone else list(seen.values())) as frozen:
+            if gate:
+                await asyncio.to_thread(gate.hush)
             slept = [
                 await bed.lay_down(
                     one,

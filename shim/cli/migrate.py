@@ -69,12 +69,13 @@ def _show_plan(plan: dict[str, Any]) -> None:
 
 def _show_result(result: dict[str, Any]) -> None:
     click.echo(f"{result['pod']} runs on {result['node']}")
+    result["go_ms"] = result["commit_ms"] + result["flip_ms"] + result["wait_ms"]
     for label, key in (
         ("stood still", "frozen_ms"),
         ("  dump", "dump_ms"),
         ("  last pages and files", "send_ms"),
         ("  restore", "stage_ms"),
-        ("  record and resume", "commit_ms"),
+        ("  commit and resume", "go_ms"),
         ("packets were held", "held_ms"),
     ):
         click.echo(f"  {label:<24}{result[key]:8.1f} ms")

@@ -74,6 +74,7 @@ class Arrival:
         source_address: of the other node.
         figures: what it took, until it is counted.
         heard_s: when the source last spoke of it, CLOCK_MONOTONIC.
+        resume_ms: from the commit until the tasks ran.
     """
 
     places: Places
@@ -87,7 +88,10 @@ class Arrival:
     heard_s: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    exposed: asyncio.Event = field(default_factory=asyncio.Event)
     settling: asyncio.Task[None] | None = None
+    resuming: asyncio.Task[None] | None = None
+    resume_ms: float = 0.0
     figures: Figures = field(default_factory=Figures)
 
     def _write(self, step: TargetStep, reason: str = "") -> None:
@@ -236,15 +240,18 @@ class Arrival:
         await seat.arm(came)  # again, if something of it has changed since
         await seat.stage()
 
-    async def commit(self, epoch: int) -> peer.CommitResponse:
+    async def commit(self, epoch: int, *, at_once: bool = False) -> peer.CommitResponse:
         """Lets it run here; may be asked again.
+
+        Args:
+            epoch: of the move.
+            at_once: returns once it is written down; asked again, it waits until the tasks run.
 
         Raises:
             Refused: it was not staged, or was dropped.
         """
         async with self.lock:
             self._require(epoch)
-            began = time.monotonic()
             if self.record.step is not TargetStep.RESUMED:
                 if self.record.step is not TargetStep.STAGED:
                     raise Refused(
@@ -254,9 +261,27 @@ class Arrival:
                 await self._require_all_staged()
                 self._write(TargetStep.RESUMED)
                 self.places.metrics.came(TargetStep.RESUMED)
-            if not self.ended.is_set():
-                await self.resume()
-            return peer.CommitResponse(resume_ms=(time.monotonic() - began) * 1e3)
+            if not self.ended.is_set() and (self.resuming is None or self.resuming.done()):
+                self.resuming = asyncio.create_task(self._resume_told())
+            resuming = self.resuming
+        if resuming is not None and at_once:
+            # Packets are sent here as soon as the source hears: by then they must find the hold.
+            exposed = asyncio.ensure_future(self.exposed.wait())
+            await asyncio.wait({exposed, resuming}, return_when=asyncio.FIRST_COMPLETED)
+            exposed.cancel()
+        elif resuming is not None:
+            await asyncio.shield(resuming)
+        return peer.CommitResponse(resume_ms=self.resume_ms)
+
+    async def _resume_told(self) -> None:
+        began = time.monotonic()
+        try:
+            await self.resume()
+        except Exception as error:  # nobody may be waiting for it any more
+            logger.error("it does not run yet move=%s pod=%s error=%s", self.record.move,
+                         self.record.pod, error)  # fmt: skip
+            raise
+        self.resume_ms = (time.monotonic() - began) * 1e3
 
     async def _require_all_staged(self) -> None:
         # Once RESUMED is written the source ends its own. One that has lost its CRIU cannot go any
@@ -275,7 +300,7 @@ class Arrival:
         failpoint("target resumes")
         await asyncio.gather(
             *(staging.go(one) for one in containers.values()),
-            asyncio.to_thread(self.net.expose) if self.net else _nothing(),
+            self._expose(),
         )
         failpoint("target went")
         if self.net:
@@ -283,6 +308,11 @@ class Arrival:
         self.figures.mark("resumed")
         self.ended.set()
         self.settling = asyncio.create_task(self._settle())
+
+    async def _expose(self) -> None:
+        if self.net:
+            await asyncio.to_thread(self.net.expose)
+        self.exposed.set()
 
     async def _settle(self) -> None:
         """Once all memory is in, nothing of the move is left but its record."""

@@ -221,14 +221,14 @@ class Departure:
         if self.net:
             await asyncio.to_thread(self.net.quiesce)
         figures.mark("frozen")
-        # With the hold shut they do not change any more.
-        flows = asyncio.create_task(asyncio.to_thread(self.net.flows) if self.net else _no_flows())
         groups = await asyncio.to_thread(freezer.freeze, list(self.anatomies.values()))
+        flows = asyncio.create_task(asyncio.to_thread(self.net.flows) if self.net else _no_flows())
         if self.record.quotas:  # CRIU works inside the tasks, at their pace
             await asyncio.to_thread(
                 throttle.restore, list(self.anatomies.values()), self.record.quotas
             )
-        await together(
+        last, *_ = await together(
+            together(*(one.send_memory() for one in leavers)),
             *(one.dump(groups[one.container_id]) for one in leavers),
             *(to_its_end(asyncio.to_thread(one.freeze)) for one in self.trees),
         )
@@ -236,9 +236,9 @@ class Departure:
         failpoint("source dumped")
         files, *sent = await together(
             send_trees(self.other, self.record.move, self.trees),
-            *(one.send_last() for one in leavers),
+            *(one.send_image() for one in leavers),
         )
-        figures.last_bytes, figures.last_files_bytes = sum(sent), files
+        figures.last_bytes, figures.last_files_bytes = sum(last) + sum(sent), files
         figures.mark("sent")
         failpoint("source sent")
         request = peer.StageRequest(
@@ -301,22 +301,29 @@ class Departure:
             await asyncio.sleep(RETRY_S)
 
     async def _commit(self) -> None:
-        request = peer.CommitRequest(move=self.record.move, epoch=self.record.epoch)
+        move, epoch = self.record.move, self.record.epoch
         try:
             async with self.other.asked() as stub:
-                answer = await stub.Commit(request, timeout=COMMIT_TIMEOUT_S)
+                request = peer.CommitRequest(move=move, epoch=epoch, at_once=True)
+                await stub.Commit(request, timeout=COMMIT_TIMEOUT_S)
         except PodferryError as error:
             logger.warning("commit is not answered move=%s error=%s", self.record.move, error)
             await asyncio.sleep(RETRY_S / 10)
             return
-        self.figures.resume_ms = answer.resume_ms
-        self.figures.mark("resumed")
+        self.figures.mark("committed")
         failpoint("source committed")
-        self._say("commit", f"it runs on {self.other.node}")
-        # Packets first: the record only spares a later process the question.
+        # Packets first, they are on their way while the tasks are let go there, and wait in the
+        # target's hold; the record only spares a later process the question.
         if self.net:
             await asyncio.to_thread(self.net.forward)
-            self.figures.mark("flipped")
+        self.figures.mark("flipped")
+        with contextlib.suppress(PodferryError):  # it is decided, whatever comes
+            async with self.other.asked() as stub:
+                request = peer.CommitRequest(move=move, epoch=epoch)
+                answer = await stub.Commit(request, timeout=COMMIT_TIMEOUT_S)
+            self.figures.resume_ms = answer.resume_ms
+        self.figures.mark("resumed")
+        self._say("commit", f"it runs on {self.other.node}")
         await asyncio.to_thread(self._write, SourceStep.DEPARTED)
 
     async def _leave(self) -> None:

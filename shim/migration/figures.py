@@ -16,8 +16,9 @@ FREEZE_SPANS: tuple[Span, ...] = (
     ("send", "dumped", "sent"),
     ("stage", "sent", "staged"),
     ("give_up", "staged", "gave_up"),
-    ("commit", "gave_up", "resumed"),
-    ("flip", "resumed", "flipped"),
+    ("commit", "gave_up", "committed"),
+    ("flip", "committed", "flipped"),
+    ("wait", "flipped", "resumed"),
 )
 SOURCE_SPANS: tuple[Span, ...] = (
     ("prepare", "asked", "prepared"),
@@ -135,8 +136,8 @@ class Figures:
 
     @property
     def held_ms(self) -> float:
-        """From the first held packet to the last that was sent over."""
-        return self.between_ms("held", "flipped")
+        """From the first held packet until those that were sent over reach the pod."""
+        return self.between_ms("held", "resumed")
 
     def as_dict(self) -> dict[str, float | int | bool]:
         """All of it, flat, for programs."""

@@ -105,15 +105,19 @@ class Leaver:
                 except CriuFailed as error:
                     raise explained(self.name, self.images / "dump.log", error) from error
 
-    async def send_last(self) -> int:
-        """Sends the last pages and the image; its bytes."""
-        return await to_its_end(asyncio.to_thread(self._send_last), self._memory.sender.cancel)
+    async def send_memory(self) -> int:
+        """Sends the last pages, beside the dump: nothing changes any more. Their bytes."""
+        memory = self._memory
+        return await to_its_end(asyncio.to_thread(memory.final), memory.sender.cancel)
 
-    def _send_last(self) -> int:
-        sent = self._memory.final()
+    async def send_image(self) -> int:
+        """Sends what CRIU has written; its bytes."""
+        return await to_its_end(asyncio.to_thread(self._send_image), self._memory.sender.cancel)
+
+    def _send_image(self) -> int:
         cores.make_calls_again(self.images)
         sender = self._memory.sender
-        sent += sender.send_directory(self.images)
+        sent = sender.send_directory(self.images)
         sender.flush()
         return sent
 

@@ -62,6 +62,7 @@ class Arriving:
         prepared = addresses.prepare(Path(netns), old, new, mtu=back.mtu)
         flip.ready([back])
         flip.expect(prepared, epoch)
+        nat.loosen(old)
         return cls(hold, prepared, epoch, back)
 
     def staged(self, flows: bytes) -> None:
@@ -88,6 +89,8 @@ class Arriving:
 
     def settle(self) -> None:
         """The pod runs and nothing is held any more: its packets take no detour."""
+        # What has begun since `prepare`.
+        nat.loosen([ip_address(one) for one in self.prepared.old])
         self.hold.remove()
 
     def close(self) -> None:
@@ -161,14 +164,18 @@ class Leaving:
         return cls(Path(), parsed, hold, ways.find(ip_address(target)), ip_address(node))
 
     def quiesce(self) -> None:
-        """Holds every packet for the pod from now on, and lets it read what a dump would lose."""
-        self.hold.arm()
+        """Holds every packet for the pod from now on, and lets it read what a dump would lose.
+
+        It answers meanwhile.
+        """
+        self.hold.arm(speaking=True)
         left = quiesce.drain(self.netns, DRAIN_S)
         if left:
             logger.warning("not drained before the freeze: %s", left.told())
 
     def flows(self) -> bytes:
-        """The NAT entries of its flows. In the freeze."""
+        """Silences it; the NAT entries of its flows, which change no more. In the freeze."""
+        self.hold.hush()
         return msgspec.json.encode(nat.read(self.addresses, self.node))
 
     def forward(self) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 import shim
-from shim._native_images import make_view
-from shim.checkpoint import anatomy, images, mount_clone, request
+from shim._native_images import shorten
+from shim.checkpoint import anatomy, mount_clone, request
 from shim.checkpoint.bed import RestoreFailed, explained, opened
 from shim.core import launch
 from shim.core.launch import Anatomy, Sleeper
@@ -112,10 +112,10 @@ class Seat:
             sleeper = msgspec.json.decode(came, type=Sleeper)
         except msgspec.DecodeError as error:
             raise InvalidMessage(f"what is told of container {self.name}: {error}") from error
-        view = str(self._view)
-        what = launch.restore_elsewhere(sleeper, self.seen, view, str(self.clone), lazy=True)
+        images = str(self.store.images)
+        what = launch.restore_elsewhere(sleeper, self.seen, images, str(self.clone), lazy=True)
         argv = (
-            str(PAGER), "--store", str(self.directory), "--work-dir", view,
+            str(PAGER), "--store", str(self.directory), "--work-dir", images,
             "--journal", str(self.directory / "pager.journal"),
         )  # fmt: skip
         with opened(what.enter) as namespaces:
@@ -141,26 +141,17 @@ class Seat:
         if self.store is None or not self.armed:
             raise Refused("it is not armed", where=f"container {self.name}")
         began_s = time.monotonic()
-        await asyncio.to_thread(self._seal, self.store)
+        await asyncio.to_thread(_seal, self.store)
         self.seal_ms = (time.monotonic() - began_s) * 1e3
         async with Monitor(monitor.find(self.container_id)) as asked:
             try:
                 await asked.stage()
             except CriuFailed as error:
-                log = self._view / "restore.log"
+                log = self.store.images / "restore.log"
                 failed = explained(self.name, log, error)
                 raise RestoreFailed(
                     failed.what, where=failed.where, remedy=failed.remedy
                 ) from error
-
-    @property
-    def _view(self) -> Path:
-        """What CRIU restores from: it has no use for what the pager brings."""
-        return self.directory / images.VIEW
-
-    def _seal(self, store: PageStore) -> None:
-        store.seal()
-        make_view(store.images, self._view)
 
     async def settle(self, receiver: Receiver) -> None:
         """Waits until all memory is in, then takes store and clone away."""
@@ -178,6 +169,11 @@ class Seat:
         holder = await monitor_pid(self.container_id)
         with contextlib.suppress(PodferryError):
             await asyncio.to_thread(mount_clone.remove, holder, self.clone)
+
+
+def _seal(store: PageStore) -> None:
+    store.seal()
+    shorten(store.images)  # CRIU has no use for what the pager brings
 
 
 async def monitor_pid(container_id: str) -> int:

@@ -151,7 +151,7 @@ class Target:
 
     async def commit(self, request: peer.CommitRequest) -> peer.CommitResponse:
         """Lets the pod run here."""
-        return await self._find(request.move).commit(request.epoch)
+        return await self._find(request.move).commit(request.epoch, at_once=request.at_once)
 
     async def drop(self, request: peer.DropRequest) -> peer.DropResponse:
         """Writes DROPPED unless it runs here."""

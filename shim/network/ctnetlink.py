@@ -8,6 +8,7 @@ are in network byte order there.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import struct
@@ -35,14 +36,22 @@ _NAT_PORT_MIN, _NAT_PORT_MAX = 1, 2
 _SETTLED = 0x2 | 0x4 | 0x8
 _BE_LIBERAL = 0x08  # IP_CT_TCP_FLAG_BE_LIBERAL
 _IPPROTO_TCP = 6
+_CLOSED = frozenset({7, 8})  # TIME_WAIT, CLOSE of enum tcp_conntrack
+_GONE, _THERE = errno.ENOENT, errno.EEXIST
 _RECEIVE_BYTES = 1 << 20
+_ADDRESSES = 4096
 _BATCH = 64
 
 
-def dump(addresses: Iterable[str]) -> list[Entry]:
+def dump(addresses: Iterable[str], *, open_only: bool = False) -> list[Entry]:
     """All entries that have one of some addresses in either direction.
 
     None where the kernel tracks no connections: then it rewrites none either.
+
+    Args:
+        addresses: of a pod.
+        open_only: leaves out TCP connections that both sides have closed; of short connections
+            there may be thousands, kept for two minutes.
 
     Raises:
         NativeError: the kernel refuses.
@@ -54,7 +63,7 @@ def dump(addresses: Iterable[str]) -> list[Entry]:
         for body in _entries(netlink):
             # Most of a node's entries are others': not worth parsing.
             if any(one in body for one in wanted):
-                entry = _parsed(body)
+                entry = _parsed(body, open_only=open_only)
                 if entry is not None and _has(entry, addresses):
                     found.append(entry)
     return found
@@ -62,7 +71,18 @@ def dump(addresses: Iterable[str]) -> list[Entry]:
 
 def create(entries: Iterable[Entry]) -> None:
     """Makes entries, settled, that never judge a TCP window; replaces those of the same tuples."""
-    _each(entries, _composed, replace=True)
+    # Inside a freeze: most of them are not there, so only those that are get removed first.
+    there = _each(entries, _composed, tolerated=_THERE)
+    if there:
+        removals = [
+            _message(_DELETE, _REQUEST | _ACK, _family(one), key)
+            for one in there
+            for key in (_key(one), _tuple(_REPLY, one.protocol, one.reply))
+        ]
+        with _socket() as netlink:
+            for at in range(0, len(removals), _BATCH):
+                _exchange(netlink, removals[at : at + _BATCH], _GONE)
+        _each(there, _composed)
 
 
 def loosen(entries: Iterable[Entry]) -> None:
@@ -96,38 +116,34 @@ def _socket() -> socket.socket:
 
 
 def _each(
-    entries: Iterable[Entry], compose: Callable[[Entry], bytes], *, replace: bool = False
-) -> None:
-    """Sends a message for each entry and takes the answers in; one that is gone is no error."""
+    entries: Iterable[Entry], compose: Callable[[Entry], bytes], tolerated: int = _GONE
+) -> list[Entry]:
+    """Sends a message for each entry; gives those that were answered by the tolerated error."""
     pending = list(entries)
+    refused: list[Entry] = []
     with _socket() as netlink:
         for at in range(0, len(pending), _BATCH):
             batch = pending[at : at + _BATCH]
-            if replace:
-                removals = [
-                    _message(_DELETE, _REQUEST | _ACK, _family(one), key)
-                    for one in batch
-                    for key in (_key(one), _tuple(_REPLY, one.protocol, one.reply))
-                ]
-                _exchange(netlink, removals)
-            _exchange(netlink, [compose(one) for one in batch])
+            answers = _exchange(netlink, [compose(one) for one in batch], tolerated)
+            refused += [one for one, code in zip(batch, answers, strict=True) if code]
+    return refused
 
 
-def _exchange(netlink: socket.socket, messages: list[bytes]) -> None:
+def _exchange(netlink: socket.socket, messages: list[bytes], tolerated: int) -> list[int]:
+    """Sends messages and takes the answers in, which come in their order; other errors raise."""
     netlink.send(b"".join(messages))
-    answers = 0
-    failed = 0
-    while answers < len(messages):
+    answers: list[int] = []
+    while len(answers) < len(messages):
         for kind, body in _split(netlink.recv(_RECEIVE_BYTES)):
             if kind == _ERROR:
-                answers += 1
-                code = -struct.unpack_from("=i", body)[0]
-                if code not in (0, 2):  # ENOENT
-                    failed = code
+                answers.append(-struct.unpack_from("=i", body)[0])
+    failed = [code for code in answers if code not in (0, _GONE, tolerated)]
     if failed:
         raise NativeError(
-            f"connection tracking refuses an entry: {os.strerror(failed)}", errno_value=failed
+            f"connection tracking refuses an entry: {os.strerror(failed[0])}",
+            errno_value=failed[0],
         )
+    return answers
 
 
 def _entries(netlink: socket.socket) -> Iterator[bytes]:
@@ -165,21 +181,24 @@ def _attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _parsed(body: bytes) -> Entry | None:
+def _parsed(body: bytes, *, open_only: bool) -> Entry | None:
     """An entry of a protocol with ports, of the zone that everybody shares; None for another."""
     known = _attributes(body[4:])
     if _ZONE in known or _ORIGINAL not in known or _REPLY not in known:
         return None
+    tcp = _attributes(_attributes(known.get(_PROTOINFO, b"")).get(_TCP, b""))
+    state = tcp.get(_TCP_STATE, b"\0")[0]
+    if open_only and state in _CLOSED:
+        return None
     original, reply = _parsed_tuple(known[_ORIGINAL]), _parsed_tuple(known[_REPLY])
     if original is None or reply is None:
         return None
-    tcp = _attributes(_attributes(known.get(_PROTOINFO, b"")).get(_TCP, b""))
     return Entry(
         protocol=original[0],
         original=original[1],
         reply=reply[1],
         timeout_s=int.from_bytes(known.get(_TIMEOUT, b"\0\0\0\x1e"), "big"),
-        tcp_state=tcp.get(_TCP_STATE, b"\0")[0],
+        tcp_state=state,
         tcp_scales=(
             tcp.get(_TCP_SCALE_ORIGINAL, b"\0")[0],
             tcp.get(_TCP_SCALE_REPLY, b"\0")[0],
@@ -195,9 +214,9 @@ def _parsed_tuple(data: bytes) -> tuple[int, Tuple] | None:
     if not source or not destination or _PROTO_SOURCE_PORT not in proto:
         return None
     return proto[_PROTO_NUMBER][0], Tuple(
-        str(ip_address(source)),
+        _text(source),
         int.from_bytes(proto[_PROTO_SOURCE_PORT], "big"),
-        str(ip_address(destination)),
+        _text(destination),
         int.from_bytes(proto[_PROTO_DESTINATION_PORT], "big"),
     )
 
@@ -234,11 +253,11 @@ def _protoinfo(entry: Entry, *, whole: bool) -> bytes:
 
 
 def _translation(kind: int, host: str, number: int) -> bytes:
-    address = ip_address(host)
-    low, high = (_NAT_V4_MIN, _NAT_V4_MAX) if address.version == 4 else (_NAT_V6_MIN, _NAT_V6_MAX)
+    address = _packed(host)
+    low, high = (_NAT_V4_MIN, _NAT_V4_MAX) if len(address) == 4 else (_NAT_V6_MIN, _NAT_V6_MAX)
     port = struct.pack("!H", number)
     ports = _attribute(_NAT_PORT_MIN, port) + _attribute(_NAT_PORT_MAX, port)
-    ends = _attribute(low, address.packed) + _attribute(high, address.packed)
+    ends = _attribute(low, address) + _attribute(high, address)
     return _nest(kind, ends + _nest(_NAT_PROTO, ports))
 
 
@@ -247,10 +266,10 @@ def _key(entry: Entry) -> bytes:
 
 
 def _tuple(kind: int, protocol: int, one: Tuple) -> bytes:
-    source, destination = ip_address(one.source), ip_address(one.destination)
-    is_ipv4 = source.version == 4
-    ip = _attribute(_V4_SOURCE if is_ipv4 else _V6_SOURCE, source.packed)
-    ip += _attribute(_V4_DESTINATION if is_ipv4 else _V6_DESTINATION, destination.packed)
+    source, destination = _packed(one.source), _packed(one.destination)
+    is_ipv4 = len(source) == 4
+    ip = _attribute(_V4_SOURCE if is_ipv4 else _V6_SOURCE, source)
+    ip += _attribute(_V4_DESTINATION if is_ipv4 else _V6_DESTINATION, destination)
     proto = _attribute(_PROTO_NUMBER, bytes([protocol]))
     proto += _attribute(_PROTO_SOURCE_PORT, struct.pack("!H", one.source_port))
     proto += _attribute(_PROTO_DESTINATION_PORT, struct.pack("!H", one.destination_port))
@@ -258,8 +277,18 @@ def _tuple(kind: int, protocol: int, one: Tuple) -> bytes:
 
 
 def _family(entry: Entry) -> int:
-    is_ipv4 = ip_address(entry.original.source).version == 4
+    is_ipv4 = len(_packed(entry.original.source)) == 4
     return socket.AF_INET if is_ipv4 else socket.AF_INET6
+
+
+@functools.lru_cache(_ADDRESSES)
+def _text(address: bytes) -> str:
+    return str(ip_address(address))
+
+
+@functools.lru_cache(_ADDRESSES)
+def _packed(address: str) -> bytes:
+    return ip_address(address).packed
 
 
 def _nest(kind: int, payload: bytes) -> bytes:

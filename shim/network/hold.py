@@ -212,11 +212,16 @@ class Hold:
         """The packet that wakes the pod; None if none came since `arm`, or it was taken."""
         return self._whole().take_event()
 
-    def arm(self) -> None:
+    def arm(self, *, speaking: bool = False) -> None:
         """Holds what goes to the pod and drops what its kernel says.
 
         Where it does already, say after a wake that failed, the next waking packet raises an event
         again; those that are held do not, and an event that nobody has taken stays.
+
+        Args:
+            speaking: lets out what the pod says until `hush`. While its programs still run they
+                answer what they have got. An answer that is lost is sent again only after its
+                socket's timeout, and that is a second for a socket that was restored.
 
         Raises:
             Unavailable: packets of the last sleep are still on their way to the pod.
@@ -224,7 +229,7 @@ class Hold:
         """
         installed = self._whole()
         phase = installed.phase()
-        if phase is Phase.SPEAKING:
+        if phase is Phase.SPEAKING and not speaking:
             installed.set_phase(Phase.HELD)
         if phase in (Phase.HELD, Phase.SPEAKING):
             installed.listen_again()
@@ -238,7 +243,13 @@ class Hold:
             raise Unavailable("the last release has not ended", where=self.hold_id)
         plug.close(settings.plug_ifindex, _limit_bytes(settings.max_bytes))
         installed.rearm()
-        installed.set_phase(Phase.HELD)
+        installed.set_phase(Phase.SPEAKING if speaking else Phase.HELD)
+
+    def hush(self) -> None:
+        """Drops from now on what the pod's kernel says. Nothing where nothing is held."""
+        installed = self._whole()
+        if installed.phase() is Phase.SPEAKING:
+            installed.set_phase(Phase.HELD)
 
     def speak(self) -> None:
         """Lets the pod's own packets out while those to it are still held.

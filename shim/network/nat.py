@@ -23,7 +23,7 @@ from shim.network.via import Via
 
 
 def read(pod: Iterable[Address], node: Address, *, root: Path = BPF_ROOT) -> list[Flow]:
-    """Every flow of a pod that this node tracks; call it with the hold armed.
+    """Every open flow of a pod that this node tracks; call it with the hold armed.
 
     Args:
         pod: its addresses.
@@ -36,7 +36,7 @@ def read(pod: Iterable[Address], node: Address, *, root: Path = BPF_ROOT) -> lis
     addresses = [str(one) for one in pod]
     anchors = _anchors(root)
     found = []
-    for entry in ctnetlink.dump(addresses):
+    for entry in ctnetlink.dump(addresses, open_only=True):
         flow = judge(entry, addresses, str(node))
         if flow is None:
             continue
@@ -61,7 +61,7 @@ def write(
     *,
     root: Path = BPF_ROOT,
 ) -> list[Flow]:
-    """On T, before the release: takes the flows over; may be called again.
+    """On T, before the release and after `loosen`: takes the flows over; may be called again.
 
     Args:
         flows: as S has read them.
@@ -75,7 +75,6 @@ def write(
     """
     kept = [flow for flow in flows if flow.fate is not Fate.LOST]
     lost = [flow for flow in flows if flow.fate is Fate.LOST]
-    loosen({ip_address(one) for one in prepared.old})
     ctnetlink.create(flow.entry for flow in kept)
     anchored = [flow for flow in kept if flow.fate is Fate.ANCHORED]
     if not anchored:
@@ -96,7 +95,8 @@ def write(
 def loosen(pod: Iterable[Address]) -> None:
     """On every node that a pod's packets have crossed: its tracking lets them go another way.
 
-    `flip.point` and `write` do it; on S it is also called with the forwarding.
+    `flip.point` does it; on S it is also called with the forwarding, on T before the freeze, which
+    has no time for it (the kernel walks its whole table), and once more when the pod runs.
     """
     ctnetlink.loosen(ctnetlink.dump([str(one) for one in pod]))
 

@@ -86,6 +86,7 @@ def moved(move: Move, of_pod: socket.socket) -> tuple[socket.socket, list[Flow]]
     )
     there = put(move.heir, connection)
     back = {net.source.ipv4: net.target.run(lambda: (via.find(ip_address(net.source.ipv4)),))}
+    net.target.run(lambda: nat.loosen(map(ip_address, move.prepared.old)))
     lost = net.target.run(
         lambda: nat.write(flows, move.prepared, back, 1, root=root_of(move.root, net.target))
     )

@@ -10,6 +10,7 @@ from typing import Self
 
 import grpc
 
+from shim.installer.content import SYSCTLS
 from tests.testbed import wheel
 from tests.testbed.cri import CriClient
 from tests.testbed.errors import NodeFailed
@@ -19,6 +20,7 @@ from tests.testbed.process import POLL_S, Daemon
 PODFERRY = "/opt/podferry/bin/podferry"
 SOCKET = "/run/podferry/podferry.sock"
 CONFIG = "/etc/podferry/config.toml"
+POD_HASH = "net.ipv4.tcp_child_ehash_entries"
 READY_DEADLINE_S = 30.0
 
 
@@ -33,6 +35,8 @@ def install(node: Node) -> None:
     pip = ["/opt/podferry/bin/pip", "install", "--quiet", "--no-deps", "--no-index"]
     node.exec([*pip, "--force-reinstall", inside])
     node.exec(["ln", "-sf", PODFERRY, "/usr/local/bin/podferry"])
+    # As `podferry install` does; of those it sets this is the node's own, not the machine's.
+    node.exec(["sysctl", "-qw", f"{POD_HASH}={SYSCTLS[POD_HASH]}"])
     stamp.write_text(str(built))
 
 

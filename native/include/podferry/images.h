@@ -10,3 +10,7 @@
  * become one entry; the places of all others in their pages file stay as they are. Only for a lazy
  * restore. May be done again. */
 int pf_images_view(const char *images, const char *view, struct pf_error *err);
+
+/* The same in IMAGES itself, for a set that nobody restores but lazily: the pagemaps as they were
+ * stay beside the short ones, as full-pagemap-PID.img. */
+int pf_images_shorten(const char *images, struct pf_error *err);

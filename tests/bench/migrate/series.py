@@ -20,7 +20,7 @@ from tests.workloads.start import REDIS
 QUIET_S = 0.5
 PARTS = (
     "held_ms", "frozen_ms", "quiesce_ms", "dump_ms", "send_ms", "stage_ms", "give_up_ms",
-    "commit_ms", "flip_ms", "seal_ms", "restore_ms", "resume_ms",
+    "commit_ms", "flip_ms", "wait_ms", "seal_ms", "restore_ms", "resume_ms",
 )  # fmt: skip
 SETTLE_DEADLINE_S = 60.0
 IDLE_CONNECTIONS = 200

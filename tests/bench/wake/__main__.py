@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from shim.installer.content import SYSCTLS
 from tests.bench.figures import machine, spread
 from tests.bench.wake import costs, pager, peer
 from tests.bench.wake.sleeper import Redis, Rounds
@@ -31,7 +30,6 @@ SMALL_MIB, LARGE_MIB = 25, 1024
 OCI_ROUNDS = 20 if QUICK else 100
 CHECKPOINTS = 1 if QUICK else 5
 PAGER_MIB, PAGER_ROUNDS = (128, 2) if QUICK else (1024, 8)
-POD_HASH = "net.ipv4.tcp_child_ehash_entries"
 ON_DISK = '[sleep]\nimages_dir = "/var/lib/podferry/images"\n'
 
 # Bar and whether the figure must not be above (or else not below) it.
@@ -60,8 +58,6 @@ def main() -> int:
     with testbed.nodes(1) as [node]:
         service.install(node)
         front.install(node)
-        # As `podferry install` does; of the two it sets this is the node's own, not the machine's.
-        node.exec(["sysctl", "-w", f"{POD_HASH}={SYSCTLS[POD_HASH]}"])
         measure(node, figures)
     judge(figures)
     print(json.dumps(figures))

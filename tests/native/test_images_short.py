@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shim import _native
-from shim._native_images import make_view
+from shim._native_images import make_view, shorten
 from shim.errors import MissingFeature, NativeError
 
 PAGE = 4096
@@ -97,3 +97,19 @@ def test_a_pagemap_that_is_damaged_is_refused(images: Path) -> None:
     with pytest.raises(NativeError, match="damaged"):
         make_view(images, images / "lazy")
     assert not (images / "lazy" / "pagemap-1.img").exists()
+
+
+def test_in_place_the_full_pagemap_stays_beside_the_short_one(images: Path) -> None:
+    entries = [(16, 17, LAZY), (36, 17, LAZY)]
+    (images / "pagemap-1.img").write_bytes(pagemap(entries))
+    for _ in range(2):  # as after a crash
+        shorten(images)
+        assert (images / "pagemap-1.img").read_bytes() == pagemap([(16, 34, LAZY)])
+        assert (images / "full-pagemap-1.img").read_bytes() == pagemap(entries)
+
+
+def test_a_damaged_pagemap_is_refused_in_place_too(images: Path) -> None:
+    (images / "pagemap-1.img").write_bytes(b"x")
+    with pytest.raises(NativeError):
+        shorten(images)
+    assert {one.name for one in images.glob("*pagemap-[0-9]*")} == {"pagemap-1.img"}

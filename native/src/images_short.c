@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Owns views of image sets: what a lazy restore reads of them, with short pagemaps. */
+/* Owns short pagemaps: what a lazy restore reads of an image set. */
 #include "podferry/images.h"
 
 #include <dirent.h>
@@ -93,14 +93,15 @@ static int write_pagemap(int view, const char *name, const struct pf_pagemap *ma
 	return 0;
 }
 
-static int add_pagemap(int images, int view, int pid, const char *name, struct pf_error *err)
+/* The short one, into a directory that has none of this name. */
+static int add_short(int images, int into, int pid, const char *name, struct pf_error *err)
 {
 	struct pf_pagemap map;
-	int code = pf_pagemap_read(images, pid, "", &map, err);
+	int code = pf_pagemap_read_full(images, pid, "", &map, err);
 
 	if (code == 0) {
 		shorten(&map);
-		code = write_pagemap(view, name, &map, err);
+		code = write_pagemap(into, name, &map, err);
 	}
 	free(map.entries);
 	return code;
@@ -113,24 +114,61 @@ static bool is_image(const char *name)
 	return length > 4 && strcmp(name + length - 4, ".img") == 0;
 }
 
-static int add(int images, int view, const char *name, struct pf_error *err)
+/* The process whose pagemap a file is; 0: it is none. pagemap-shmem-N.img and such are others. */
+static int pid_of(const char *name)
 {
-	char again[64];
+	char again[PF_PAGEMAP_NAME_BYTES];
 	int pid;
 
-	if (unlinkat(view, name, 0) < 0 && errno != ENOENT)
-		return pf_fail_errno(err, "cannot replace %s", name);
-	if (sscanf(name, "pagemap-%d.img", &pid) == 1 && pid > 0) {
-		snprintf(again, sizeof(again), "pagemap-%d.img", pid);
-		if (strcmp(again, name) == 0)
-			return add_pagemap(images, view, pid, name, err);
+	if (sscanf(name, "pagemap-%d.img", &pid) != 1 || pid <= 0)
+		return 0;
+	pf_pagemap_name(pid, again);
+	return strcmp(again, name) == 0 ? pid : 0;
+}
+
+static int add_to_view(int images, int view, const char *name, struct pf_error *err)
+{
+	int pid = pid_of(name);
+
+	if (!is_image(name))
+		return 0;
+	if (pid) {
+		if (unlinkat(view, name, 0) < 0 && errno != ENOENT)
+			return pf_fail_errno(err, "cannot replace %s", name);
+		return add_short(images, view, pid, name, err);
 	}
-	if (linkat(images, name, view, name, 0) < 0)
+	if (linkat(images, name, view, name, 0) == 0)
+		return 0;
+	if (errno != EEXIST || unlinkat(view, name, 0) < 0 ||
+	    linkat(images, name, view, name, 0) < 0)
 		return pf_fail_errno(err, "cannot link %s", name);
 	return 0;
 }
 
-static int add_all(int images, int view, struct pf_error *err)
+static int shorten_in_place(int images, int same, const char *name, struct pf_error *err)
+{
+	static const char fresh[] = "short-pagemap.new";
+	char full[PF_PAGEMAP_NAME_BYTES];
+	int pid = pid_of(name), code;
+
+	if (!pid)
+		return 0;
+	pf_pagemap_full_name(pid, full);
+	if (linkat(images, name, same, full, 0) < 0)
+		return errno == EEXIST ? 0 : pf_fail_errno(err, "cannot keep %s", name);
+	if (unlinkat(same, fresh, 0) < 0 && errno != ENOENT)
+		return pf_fail_errno(err, "cannot replace %s", fresh);
+	code = add_short(images, same, pid, fresh, err);
+	if (code == 0 && renameat(same, fresh, same, name) < 0)
+		code = pf_fail_errno(err, "cannot name %s", name);
+	if (code < 0)
+		unlinkat(same, full, 0);
+	return code;
+}
+
+static int for_each(int images, int other,
+		    int (*work)(int images, int other, const char *name, struct pf_error *err),
+		    struct pf_error *err)
 {
 	int copy = openat(images, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *directory = copy < 0 ? NULL : fdopendir(copy);
@@ -144,8 +182,7 @@ static int add_all(int images, int view, struct pf_error *err)
 		return code;
 	}
 	while (code == 0 && (entry = readdir(directory)))
-		if (is_image(entry->d_name))
-			code = add(images, view, entry->d_name, err);
+		code = work(images, other, entry->d_name, err);
 	closedir(directory);
 	return code;
 }
@@ -162,5 +199,14 @@ int pf_images_view(const char *images, const char *view, struct pf_error *err)
 	into = open(view, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (into < 0)
 		return pf_fail_errno(err, "cannot open %s", view);
-	return add_all(from, into, err);
+	return for_each(from, into, add_to_view, err);
+}
+
+int pf_images_shorten(const char *images, struct pf_error *err)
+{
+	PF_AUTO_FD int directory = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (directory < 0)
+		return pf_fail_errno(err, "cannot open the images %s", images);
+	return for_each(directory, directory, shorten_in_place, err);
 }
