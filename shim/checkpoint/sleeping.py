@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shim.checkpoint import anatomy, bed, freezer, images, own_tmpfs, pods
+from shim.checkpoint import anatomy, bed, features, freezer, images, own_tmpfs, pods
 from shim.checkpoint.bed import RestoreFailed, Slept
 from shim.checkpoint.gate import Gate
 from shim.checkpoint.images import ImagesDamaged
@@ -115,6 +115,7 @@ class Sleeping:
         pod = await asyncio.to_thread(pods.find, said)
         async with self._locks.held(pod.sandbox_id):
             await self._refuse_asleep(pod)
+            await features.find_out()
             seen = await self._examined(pod)
             record = SleepRecord(
                 sandbox_id=pod.sandbox_id,

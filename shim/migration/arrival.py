@@ -21,6 +21,7 @@ import grpc
 import msgspec
 
 from cri_proto import peer_pb2 as peer
+from shim.checkpoint import features
 from shim.core.migration import TargetStep, target_may
 from shim.core.volumes import Bring, empty_dir_path, origin
 from shim.errors import InvalidMessage, PodferryError, Refused
@@ -128,6 +129,7 @@ class Arrival:
         """
         async with self.lock:
             places = self.places
+            await features.find_out()
             if made is None:
                 await replacement.require_images(places.channel, self.offer.containers)
                 made = await replacement.make(places.channel, places.recipes, self.offer)

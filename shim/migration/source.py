@@ -15,7 +15,7 @@ import grpc
 import msgspec
 
 from cri_proto import peer_pb2 as peer
-from shim.checkpoint import anatomy, pods, survey
+from shim.checkpoint import anatomy, features, pods, survey
 from shim.checkpoint.pods import PodHere
 from shim.core import preflight
 from shim.core.fitness import Capabilities, obstacles
@@ -131,6 +131,7 @@ class Source:
         """
         pod = await asyncio.to_thread(pods.find, said)
         other = self._peers.find(target)
+        await features.find_out()
         told = await self._greeted(other)
         anatomies, resident, freeze_ms, notes = await self._examined(pod)
         for one in obstacles(await self._here(), capabilities.from_message(told), resident):

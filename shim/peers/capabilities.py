@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import grpc
 import psutil
 
 from cri_proto import peer_pb2 as peer
+from shim.checkpoint import features
 from shim.core.fitness import Capabilities
 from shim.runtime import containerd
 
@@ -41,7 +41,7 @@ async def here(node: str, version: str, channel: grpc.aio.Channel) -> Capabiliti
 
 
 def _criu_version() -> str:
-    program = shutil.which("criu", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    program = features.program()
     if program is None:
         return ""
     # close_fds=False has it spawned rather than forked: gRPC's threads do not bear a fork.

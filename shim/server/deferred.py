@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads, soon after the socket serves, the modules that no call of a start needs.
+"""Does, soon after the socket serves, what no call of a start needs: loads modules, asks CRIU.
 
 After a crash kubelet waits for the start, and importing takes most of it; so these are imported
 inside the functions that use them. They must not stay unloaded until then: an upgrade may have
@@ -27,7 +27,7 @@ AFTER_S = 1.0
 
 
 async def load() -> None:
-    """Imports them one by one, in a thread.
+    """Imports them one by one, in a thread, and has CRIU find out about the kernel.
 
     Raises:
         ImportError: the installation is broken; the service must not go on.
@@ -35,3 +35,6 @@ async def load() -> None:
     await asyncio.sleep(AFTER_S)
     for name in MODULES:
         await asyncio.to_thread(importlib.import_module, name)
+    from shim.checkpoint import features
+
+    await features.find_out()
