@@ -3,9 +3,16 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 from shim._native import binding, call
+from shim.errors import InvalidMessage
+
+# native/src/left_out.h
+_HEAD = struct.Struct("=QqQ")
+_REGION_BYTES = 16
 
 
 def make_view(images: Path, view: Path) -> None:
@@ -33,3 +40,37 @@ def shorten(images: Path) -> None:
         NativeError: as `make_view`.
     """
     call(binding()[1].pf_images_shorten, bytes(images))
+
+
+def add_left_out(images: Path, left_out: Path, pids: Mapping[int, int]) -> None:
+    """Adds to pagemaps, as lazy pages, what CRIU was kept from dumping.
+
+    Args:
+        images: of a dump that has ended.
+        left_out: what was written down meanwhile; empty if CRIU has dumped everything.
+        pids: the processes whose memory is sent, as CRIU and this service count, to their pids in
+            the image.
+
+    Raises:
+        NativeError, InvalidMessage: it does not go together with what was dumped; nobody may
+            restore the image.
+    """
+    unknown = _pids_in(left_out) - set(pids)
+    if unknown:
+        raise InvalidMessage(
+            f"CRIU was kept from dumping processes that are not sent: {sorted(unknown)}",
+            where=str(left_out),
+        )
+    for pid, image_pid in pids.items():
+        call(
+            binding()[1].pf_images_add_left_out, bytes(images), bytes(left_out), pid, image_pid
+        )
+
+
+def _pids_in(left_out: Path) -> set[int]:
+    data, at, found = left_out.read_bytes(), 0, set()
+    while at + _HEAD.size <= len(data):
+        _, pid, count = _HEAD.unpack_from(data, at)
+        at += _HEAD.size + count * _REGION_BYTES
+        found.add(pid)
+    return found

@@ -108,7 +108,7 @@ void pr_sleep_drop_placeholder(struct pr_monitor *monitor)
 }
 
 static int start_criu(struct pr_monitor *monitor, const int *fds, int count, const int *enter,
-		      int entered)
+		      int entered, const struct pr_view *environment)
 {
 	char program[256];
 	char *argv[] = {(char[]){"criu"}, (char[]){"swrk"}, (char[]){"3"}, NULL};
@@ -126,7 +126,9 @@ static int start_criu(struct pr_monitor *monitor, const int *fds, int count, con
 				 .given = fds,
 				 .given_count = count,
 				 .enter = enter,
-				 .enter_count = entered};
+				 .enter_count = entered,
+				 .environment = (const char *)environment->at,
+				 .environment_bytes = environment->bytes};
 	memcpy(spawn.stdio, monitor->stdio, sizeof spawn.stdio);
 	pid_t pid = pr_spawn_child(&spawn);
 	close(channel);
@@ -176,6 +178,7 @@ int32_t pr_sleep_prepare(struct pr_monitor *monitor, const uint8_t *packet, size
 			 const int *fds, int count, const char **why)
 {
 	int picked[PR_FDS_MAX], enter[PR_ENTER_MAX];
+	struct pr_view environment = {0};
 	if (monitor->prepared)
 		return PR_OK;
 	*why = "the last CRIU has not ended";
@@ -187,8 +190,11 @@ int32_t pr_sleep_prepare(struct pr_monitor *monitor, const uint8_t *packet, size
 		pick_fds(packet, bytes, PR_ITEM_CRIU_NAMESPACES, fds, count, enter, PR_ENTER_MAX);
 	if (given < 0 || entered < 0)
 		return PR_BAD_REQUEST;
+	if (pr_wire_find(packet, bytes, PR_ITEM_CRIU_ENVIRONMENT, &environment) &&
+	    (!environment.bytes || environment.at[environment.bytes - 1]))
+		return PR_BAD_REQUEST;
 	*why = "CRIU cannot be executed";
-	if (start_criu(monitor, picked, given, enter, entered) < 0)
+	if (start_criu(monitor, picked, given, enter, entered, &environment) < 0)
 		return PR_CRIU_FAILED;
 	monitor->prepared = true;
 	return PR_OK;
@@ -226,7 +232,9 @@ int32_t pr_sleep_begin(struct pr_monitor *monitor, uint32_t flags, const uint8_t
 	pr_operation_start(monitor, goal, PR_BY_CLIENT, (int)timeout_ms);
 	*why = "CRIU or the placeholder cannot be started";
 	pr_cgroups_lift_cpu(&monitor->container, monitor->cpu_note);
-	int failed = monitor->prepared ? 0 : start_criu(monitor, picked, given, enter, entered);
+	int failed = monitor->prepared ? 0
+				       : start_criu(monitor, picked, given, enter, entered,
+						    &(struct pr_view){0});
 	monitor->prepared = false;
 	/* The placeholder is the younger one and keeps CRIU's channel open: should this process be
 	 * killed, CRIU has its own death signal before it could see the end of the channel, which

@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -73,6 +74,9 @@ void pr_spawn_become(const struct pr_spawn *spawn)
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	for (size_t at = 0; at < spawn->environment_bytes;
+	     at += strlen(spawn->environment + at) + 1)
+		putenv((char *)spawn->environment + at);
 	if (chdir("/") == 0)
 		execv(spawn->program, spawn->argv);
 	_exit(PR_NOT_EXECUTED);

@@ -27,6 +27,8 @@ struct pr_spawn {
 	int given_count;
 	const int *enter; /* namespaces, entered in this order */
 	int enter_count;
+	const char *environment; /* more of it: "NAME=value", one behind the other */
+	size_t environment_bytes;
 	bool outlives_us; /* else it is killed when this process dies */
 };
 

@@ -112,6 +112,7 @@ enum pr_item {
 	PR_ITEM_EVENT = 13,
 	PR_ITEM_TIMEOUT_MS = 14,
 	PR_ITEM_STATUS = 15,
+	PR_ITEM_CRIU_ENVIRONMENT = 16,
 };
 
 struct pr_state_item {

@@ -45,3 +45,7 @@ void pf_pagemap_full_name(int pid, char name[PF_PAGEMAP_NAME_BYTES]);
 /* OF says in errors which image it is; "" for the only one. -ENOENT: no such process. */
 int pf_pagemap_read(int directory, int pid, const char *of, struct pf_pagemap *map,
 		    struct pf_error *err);
+
+/* Writes a file that is not there yet. */
+int pf_pagemap_write(int directory, const char *name, const struct pf_pagemap *map,
+		     struct pf_error *err);

@@ -33,9 +33,11 @@ _Static_assert(sizeof(struct pf_pm_scan_arg) == 96, "the size is part of the ioc
 
 #define PF_PAGEMAP_SCAN          _IOWR('f', 16, struct pf_pm_scan_arg)
 #define PF_PAGE_IS_WRITTEN       (1ULL << 1)
+#define PF_PAGE_IS_FILE          (1ULL << 2)
 #define PF_PAGE_IS_PRESENT       (1ULL << 3)
 #define PF_PAGE_IS_SWAPPED       (1ULL << 4)
 #define PF_PAGE_IS_PFNZERO       (1ULL << 5)
+#define PF_PAGE_IS_GUARD         (1ULL << 8)
 #define PF_PM_SCAN_WP_MATCHING   (1ULL << 0)
 #define PF_PM_SCAN_CHECK_WPASYNC (1ULL << 1)
 

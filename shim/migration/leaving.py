@@ -10,7 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+import shim
 from cri_proto import peer_pb2 as peer
+from shim._native_images import add_left_out
 from shim.checkpoint import cores, images, request
 from shim.checkpoint.bed import explained, opened
 from shim.checkpoint.pods import PodHere
@@ -26,6 +28,9 @@ from shim.runtime.monitor import CriuFailed, Monitor
 from shim.runtime.monitor_wire import State
 
 LANES = 2
+LEFT_OUT_LIBRARY = Path(shim.__file__).parent / "bin" / "podferry-left-out.so"
+LEFT_OUT = "left-out"
+"""In a monitor's directory: which pages CRIU was kept from."""
 
 
 @dataclass(slots=True)
@@ -77,9 +82,22 @@ class Leaver:
         Raises:
             MonitorRefused: the container is in no state for it.
         """
+        environment = await asyncio.to_thread(self._kept_from_criu)
         with opened(self._dump("").enter) as namespaces:
             async with Monitor(monitor.find(self.container_id)) as asked:
-                await asked.prepare(namespaces=namespaces)
+                await asked.prepare(namespaces=namespaces, environment=environment)
+
+    def _kept_from_criu(self) -> dict[str, str]:
+        """Has CRIU pass over memory that we send: it would take each page into a pipe first."""
+        if not LEFT_OUT_LIBRARY.exists():
+            return {}
+        self._left_out.write_bytes(b"")
+        self._left_out.chmod(0o600)
+        return {"LD_PRELOAD": str(LEFT_OUT_LIBRARY), "PODFERRY_LEFT_OUT": str(self._left_out)}
+
+    @property
+    def _left_out(self) -> Path:
+        return monitor.find(self.container_id) / LEFT_OUT
 
     def _dump(self, freezer: str) -> Launch:
         return launch.dump(self._seen, str(self.images), Purpose.MOVE, lazy=True, freezer=freezer)
@@ -116,6 +134,8 @@ class Leaver:
 
     def _send_image(self) -> int:
         cores.make_calls_again(self.images)
+        if self._left_out.exists():
+            add_left_out(self.images, self._left_out, self._memory.pids)
         sender = self._memory.sender
         sent = sender.send_directory(self.images)
         sender.flush()
@@ -160,6 +180,8 @@ class Leaver:
             if sender is not None:
                 await asyncio.to_thread(sender.close)
             await asyncio.to_thread(images.remove, self.images)
+            with contextlib.suppress(OSError):
+                self._left_out.unlink()
 
     @property
     def _memory(self) -> Memory:

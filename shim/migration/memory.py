@@ -26,10 +26,12 @@ class Memory:
     Attributes:
         init_pid: its first process, as the node counts.
         sender: to its store.
+        pids: the processes of the last round, as the node counts, and their pids in the image.
     """
 
     init_pid: int
     sender: Sender
+    pids: dict[int, int] = field(default_factory=dict)
     _tracker: PodTracker = field(init=False)
     _told: set[int] = field(default_factory=set)
 
@@ -53,7 +55,9 @@ class Memory:
 
     def final(self) -> int:
         """The same while every task stands still; what follows on the stream is flushed with it."""
-        return self._send(self._tracker.final(), stopped=True)
+        found = self._tracker.final()
+        self.pids = {pid: one.image_pid for pid, one in found.members.items()}
+        return self._send(found, stopped=True)
 
     def _send(self, found: PodRound, *, stopped: bool) -> int:
         for image_pid in found.ended:

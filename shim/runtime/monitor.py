@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -308,7 +308,9 @@ class Monitor:
         """
         return (await self._ask(Verb.UNCLAIM)).snapshot()
 
-    async def prepare(self, *, namespaces: Sequence[int] = ()) -> Snapshot:
+    async def prepare(
+        self, *, namespaces: Sequence[int] = (), environment: Mapping[str, str] | None = None
+    ) -> Snapshot:
         """Starts CRIU ahead: for a claimed and armed container, or for a dump of one that runs.
 
         CRIU gets its namespaces now; its request comes from the last ``arm``, or with
@@ -316,12 +318,16 @@ class Monitor:
 
         Args:
             namespaces: of a container that runs, as ``checkpoint`` wants them.
+            environment: more of CRIU's, of a container that runs.
 
         Raises:
             MonitorRefused: it neither runs nor is claimed and armed.
         """
         carried = _Descriptors()
         items = [(Item.CRIU_NAMESPACES, carried.indexes(namespaces))] if namespaces else []
+        if environment:
+            lines = (f"{name}={value}\0" for name, value in environment.items())
+            items.append((Item.CRIU_ENVIRONMENT, "".join(lines).encode()))
         return (await self._ask(Verb.PREPARE, items, carried.all)).snapshot()
 
     async def stage(self) -> Snapshot:

@@ -115,6 +115,7 @@ class Item(enum.IntEnum):
     EVENT = 13
     TIMEOUT_MS = 14
     STATUS = 15
+    CRIU_ENVIRONMENT = 16
 
 
 @dataclass(frozen=True, slots=True)

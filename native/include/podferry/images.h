@@ -14,3 +14,9 @@ int pf_images_view(const char *images, const char *view, struct pf_error *err);
 /* The same in IMAGES itself, for a set that nobody restores but lazily: the pagemaps as they were
  * stay beside the short ones, as full-pagemap-PID.img. */
 int pf_images_shorten(const char *images, struct pf_error *err);
+
+/* Adds to the pagemap of process IMAGE_PID what native/criu/left_out.c has written to PATH of
+ * process PID, as lazy pages. An empty file: nothing was left out. -EINVAL: it does not go together
+ * with what CRIU has dumped; nobody may restore the image. */
+int pf_images_add_left_out(const char *images, const char *path, int pid, int image_pid,
+			   struct pf_error *err);
