@@ -182,10 +182,16 @@ class CommitRequest(_message.Message):
     def __init__(self, move: _Optional[str] = ..., epoch: _Optional[int] = ..., at_once: _Optional[bool] = ...) -> None: ...
 
 class CommitResponse(_message.Message):
-    __slots__ = ("resume_ms",)
+    __slots__ = ("resume_ms", "criu_fork_ms", "criu_restore_ms", "criu_pages_restored")
     RESUME_MS_FIELD_NUMBER: _ClassVar[int]
+    CRIU_FORK_MS_FIELD_NUMBER: _ClassVar[int]
+    CRIU_RESTORE_MS_FIELD_NUMBER: _ClassVar[int]
+    CRIU_PAGES_RESTORED_FIELD_NUMBER: _ClassVar[int]
     resume_ms: float
-    def __init__(self, resume_ms: _Optional[float] = ...) -> None: ...
+    criu_fork_ms: float
+    criu_restore_ms: float
+    criu_pages_restored: int
+    def __init__(self, resume_ms: _Optional[float] = ..., criu_fork_ms: _Optional[float] = ..., criu_restore_ms: _Optional[float] = ..., criu_pages_restored: _Optional[int] = ...) -> None: ...
 
 class DropRequest(_message.Message):
     __slots__ = ("move", "epoch", "reason")

@@ -42,8 +42,8 @@ def shorten(images: Path) -> None:
     call(binding()[1].pf_images_shorten, bytes(images))
 
 
-def add_left_out(images: Path, left_out: Path, pids: Mapping[int, int]) -> None:
-    """Adds to pagemaps, as lazy pages, what CRIU was kept from dumping.
+def add_left_out(images: Path, left_out: Path, pids: Mapping[int, int]) -> int:
+    """Adds to pagemaps, as lazy pages, what CRIU was kept from dumping; how many pages.
 
     Args:
         images: of a dump that has ended.
@@ -61,10 +61,11 @@ def add_left_out(images: Path, left_out: Path, pids: Mapping[int, int]) -> None:
             f"CRIU was kept from dumping processes that are not sent: {sorted(unknown)}",
             where=str(left_out),
         )
+    ffi, lib = binding()
+    pages = ffi.new("uint64_t *")
     for pid, image_pid in pids.items():
-        call(
-            binding()[1].pf_images_add_left_out, bytes(images), bytes(left_out), pid, image_pid
-        )
+        call(lib.pf_images_add_left_out, bytes(images), bytes(left_out), pid, image_pid, pages)
+    return int(pages[0])
 
 
 def _pids_in(left_out: Path) -> set[int]:

@@ -106,7 +106,7 @@ static int merge(struct pf_pagemap *map, struct pf_error *err)
 }
 
 int pf_images_add_left_out(const char *images, const char *path, int pid, int image_pid,
-			   struct pf_error *err)
+			   uint64_t *pages, struct pf_error *err)
 {
 	static const char fresh[] = "whole-pagemap.new";
 	PF_AUTO_FD int directory = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -114,7 +114,7 @@ int pf_images_add_left_out(const char *images, const char *path, int pid, int im
 	char name[PF_PAGEMAP_NAME_BYTES];
 	struct pf_pagemap map = {0};
 	struct pf_pagemap_entry *grown;
-	size_t size = 0;
+	size_t size = 0, before = 0;
 	int code;
 
 	if (directory < 0)
@@ -127,11 +127,14 @@ int pf_images_add_left_out(const char *images, const char *path, int pid, int im
 		grown = reallocarray(map.entries,
 				     map.count + size / sizeof(struct pf_left_out_region) + 1,
 				     sizeof(*grown));
+		before = map.count;
 		if (grown)
 			map.entries = grown;
 		code = grown ? add_all(bytes, size, pid, &map, err)
 			     : pf_fail(err, -ENOMEM, "no memory for the pagemap");
 	}
+	for (size_t at = before; code == 0 && at < map.count; at++)
+		*pages += map.entries[at].pages;
 	if (code == 0)
 		code = merge(&map, err);
 	pf_pagemap_name(image_pid, name);

@@ -75,7 +75,7 @@ class Arrival:
         source_address: of the other node.
         figures: what it took, until it is counted.
         heard_s: when the source last spoke of it, CLOCK_MONOTONIC.
-        resume_ms: from the commit until the tasks ran.
+        resumed: what the source is told once the tasks run.
     """
 
     places: Places
@@ -92,7 +92,7 @@ class Arrival:
     exposed: asyncio.Event = field(default_factory=asyncio.Event)
     settling: asyncio.Task[None] | None = None
     resuming: asyncio.Task[None] | None = None
-    resume_ms: float = 0.0
+    resumed: peer.CommitResponse = field(default_factory=peer.CommitResponse)
     figures: Figures = field(default_factory=Figures)
 
     def _write(self, step: TargetStep, reason: str = "") -> None:
@@ -273,7 +273,7 @@ class Arrival:
             exposed.cancel()
         elif resuming is not None:
             await asyncio.shield(resuming)
-        return peer.CommitResponse(resume_ms=self.resume_ms)
+        return self.resumed
 
     async def _resume_told(self) -> None:
         began = time.monotonic()
@@ -283,7 +283,7 @@ class Arrival:
             logger.error("it does not run yet move=%s pod=%s error=%s", self.record.move,
                          self.record.pod, error)  # fmt: skip
             raise
-        self.resume_ms = (time.monotonic() - began) * 1e3
+        self.resumed.resume_ms = (time.monotonic() - began) * 1e3
 
     async def _require_all_staged(self) -> None:
         # Once RESUMED is written the source ends its own. One that has lost its CRIU cannot go any
@@ -308,6 +308,12 @@ class Arrival:
         if self.net:
             await asyncio.to_thread(self.net.release)
         self.figures.mark("resumed")
+        for seat in self.seats.values():
+            told = await asyncio.to_thread(seat.criu_figures)
+            if told is not None:
+                self.resumed.criu_fork_ms += told.fork_ms
+                self.resumed.criu_restore_ms += told.restore_ms
+                self.resumed.criu_pages_restored += told.pages_restored
         self.ended.set()
         self.settling = asyncio.create_task(self._settle())
 

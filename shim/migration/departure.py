@@ -239,6 +239,7 @@ class Departure:
             *(one.send_image() for one in leavers),
         )
         figures.last_bytes, figures.last_files_bytes = sum(last) + sum(sent), files
+        figures.left_out_pages = sum(one.left_out_pages for one in leavers)
         figures.mark("sent")
         failpoint("source sent")
         request = peer.StageRequest(
@@ -322,6 +323,11 @@ class Departure:
                 request = peer.CommitRequest(move=move, epoch=epoch)
                 answer = await stub.Commit(request, timeout=COMMIT_TIMEOUT_S)
             self.figures.resume_ms = answer.resume_ms
+            self.figures.criu.update(
+                fork_ms=answer.criu_fork_ms,
+                restore_ms=answer.criu_restore_ms,
+                pages_restored=answer.criu_pages_restored,
+            )
         self.figures.mark("resumed")
         self._say("commit", f"it runs on {self.other.node}")
         await asyncio.to_thread(self._write, SourceStep.DEPARTED)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -81,6 +82,9 @@ class Figures:
         seal_ms: of the target's store.
         restore_ms: of the target's restore, up to the point before the tasks run.
         resume_ms: from the commit's arrival until they run.
+        left_out_pages: that were sent and that CRIU was kept from.
+        criu: what CRIU writes of its restores (stats-restore), added up. Of its dumps it writes
+            nothing, as it is ended before it would.
         throttled: whether the pod dirtied memory faster than the link took it.
         all_forwarded: whether every held packet went over.
         held_packets: how many waited for the pod.
@@ -95,6 +99,8 @@ class Figures:
     seal_ms: float = 0.0
     restore_ms: float = 0.0
     resume_ms: float = 0.0
+    left_out_pages: int = 0
+    criu: Counter[str] = field(default_factory=Counter)
     throttled: bool = False
     all_forwarded: bool = True
     held_packets: int = 0
@@ -158,7 +164,9 @@ class Figures:
             "throttled": self.throttled,
             "all_forwarded": self.all_forwarded,
             "held_packets": self.held_packets,
+            "left_out_pages": self.left_out_pages,
             **spans,
+            **{f"criu_{name}": round(value, 2) for name, value in sorted(self.criu.items())},
         }
 
     def summary(self) -> str:

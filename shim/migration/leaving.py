@@ -44,6 +44,7 @@ class Leaver:
         seen: the container as it was planned; None after a restart of the service.
         sender: of its pages.
         memory: its rounds.
+        left_out_pages: that CRIU was kept from.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Leaver:
     seen: Anatomy | None = None
     sender: Sender | None = None
     memory: Memory | None = None
+    left_out_pages: int = 0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # ---- while it runs
@@ -135,7 +137,7 @@ class Leaver:
     def _send_image(self) -> int:
         cores.make_calls_again(self.images)
         if self._left_out.exists():
-            add_left_out(self.images, self._left_out, self._memory.pids)
+            self.left_out_pages = add_left_out(self.images, self._left_out, self._memory.pids)
         sender = self._memory.sender
         sent = sender.send_directory(self.images)
         sender.flush()

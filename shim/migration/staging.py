@@ -15,8 +15,9 @@ import msgspec
 
 import shim
 from shim._native_images import shorten
-from shim.checkpoint import anatomy, mount_clone, request
+from shim.checkpoint import anatomy, mount_clone, request, stats
 from shim.checkpoint.bed import RestoreFailed, explained, opened
+from shim.checkpoint.stats import RestoreStats
 from shim.core import launch
 from shim.core.launch import Anatomy, Sleeper
 from shim.errors import InvalidMessage, PodferryError, Refused
@@ -152,6 +153,12 @@ class Seat:
                 raise RestoreFailed(
                     failed.what, where=failed.where, remedy=failed.remedy
                 ) from error
+
+    def criu_figures(self) -> RestoreStats | None:
+        """CRIU's own of the restore, once it has ended; None if it has written none."""
+        with contextlib.suppress(PodferryError, OSError):
+            return stats.read_restore(self.store.images) if self.store else None
+        return None
 
     async def settle(self, receiver: Receiver) -> None:
         """Waits until all memory is in, then takes store and clone away."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.bench.wake.sleeper import FILL, VALUE_BYTES
 from tests.testbed.moving import MovingNode, eventually
 from tests.workloads import start
 from tests.workloads.start import REDIS
@@ -68,3 +69,33 @@ def test_a_move_is_counted_on_both_sides(pair: tuple[MovingNode, MovingNode]) ->
     assert counted(second)[resumed] == before_there.get(resumed, 0) + 1
     # Once all memory is in, and the hold is gone.
     eventually(lambda: counted(second).get(staged, 0) == before_there.get(staged, 0) + 1, second)
+
+
+CHAIN = (
+    "local sum = '' for i = 1, tonumber(ARGV[1]) do "
+    "sum = redis.sha1hex(sum .. redis.call('GET', 'fill:' .. i)) end return sum"
+)
+
+
+def test_memory_that_is_sent_is_not_dumped_and_is_whole(
+    pair: tuple[MovingNode, MovingNode],
+) -> None:
+    first, second = pair
+    running = start.start(first.kubelet, REDIS)
+    count = str((64 << 20) // VALUE_BYTES)
+    chain = ["redis-cli", "EVAL", CHAIN, "0", count]
+    with running.client() as client:
+        client.ask(1)
+        first.kubelet.exec(running.pod, ["redis-cli", "EVAL", FILL, "0", count], timeout_s=60)
+        before = first.kubelet.exec(running.pod, chain, timeout_s=60).stdout
+        result = first.migrate(running.pod, second)
+        assert result["left_out_pages"] > 16384  # the values alone have as many
+        assert result["criu_restore_ms"] > 0
+        client.ask(3)
+    sandbox_id = second.sandbox_of(running.pod.spec.uid)
+    (there,) = (
+        one for one in second.kubelet.cri.list_containers() if one.pod_sandbox_id == sandbox_id
+    )
+    after = second.kubelet.cri.exec_sync(there.id, chain, 60).stdout
+    assert len(before.strip()) == 40
+    assert after == before

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views of images: short pagemaps for a lazy restore, everything else as it is."""
+"""Pagemaps: short ones for a lazy restore, and what CRIU was kept from dumping."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from shim import _native
-from shim._native_images import make_view, shorten
-from shim.errors import MissingFeature, NativeError
+from shim._native_images import add_left_out, make_view, shorten
+from shim.errors import MissingFeature, NativeError, PodferryError
 
 PAGE = 4096
 LAZY, EAGER = 2 | 4, 4
@@ -113,3 +113,51 @@ def test_a_damaged_pagemap_is_refused_in_place_too(images: Path) -> None:
     with pytest.raises(NativeError):
         shorten(images)
     assert {one.name for one in images.glob("*pagemap-[0-9]*")} == {"pagemap-1.img"}
+
+
+def left_out(*regions: tuple[int, int], pid: int = 42) -> bytes:
+    head = struct.pack("=QqQ", 0x74756F7466656C01, pid, len(regions))
+    return head + b"".join(struct.pack("=QQ", at * PAGE, end * PAGE) for at, end in regions)
+
+
+def whole(images: Path, entries: list[Entry], written: bytes) -> bytes:
+    (images / "pagemap-1.img").write_bytes(pagemap(entries))
+    (images.parent / "left-out").write_bytes(written)
+    add_left_out(images, images.parent / "left-out", {42: 1, 43: 1})
+    return (images / "pagemap-1.img").read_bytes()
+
+
+def test_what_criu_was_kept_from_is_lazy_between_what_it_has_dumped(images: Path) -> None:
+    entries = [(1, 2, EAGER), (90, 1, ELSEWHERE)]
+    assert whole(images, entries, left_out((10, 20), (30, 31))) == pagemap(
+        [(1, 2, EAGER), (10, 10, ELSEWHERE), (30, 1, ELSEWHERE), (90, 1, ELSEWHERE)]
+    )
+
+
+def test_regions_of_several_scans_are_told_once(images: Path) -> None:
+    # Linux 6.18 may begin a scan before the end of what it has told.
+    written = left_out((10, 20), (30, 40)) + left_out((35, 50)) + left_out((60, 61))
+    assert whole(images, [], written) == pagemap(
+        [(10, 10, ELSEWHERE), (30, 10, ELSEWHERE), (40, 10, ELSEWHERE), (60, 1, ELSEWHERE)]
+    )
+
+
+def test_an_image_of_which_nothing_was_left_out_stays_as_it_is(images: Path) -> None:
+    assert whole(images, [(1, 2, EAGER)], b"") == pagemap([(1, 2, EAGER)])
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (left_out((1, 2)), "both dumped and left out"),
+        (left_out((9, 10))[:-8], "written wrongly"),
+        (left_out((9, 10)) + b"x", "cut off"),
+        (struct.pack("=QqQ", 0, 42, 0), "written wrongly"),
+        (left_out((9, 10), pid=7), "not sent"),
+    ],
+)
+def test_an_image_that_it_does_not_go_with_is_refused(
+    images: Path, written: bytes, words: str
+) -> None:
+    with pytest.raises(PodferryError, match=words):
+        whole(images, [(1, 2, EAGER)], written)

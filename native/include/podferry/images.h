@@ -2,6 +2,8 @@
 /* Sets of CRIU's images as files. */
 #pragma once
 
+#include <stdint.h>
+
 #include "podferry/error.h"
 
 /* Makes VIEW, a directory (0700) of links to the images in IMAGES whose pagemaps are short: CRIU
@@ -17,6 +19,6 @@ int pf_images_shorten(const char *images, struct pf_error *err);
 
 /* Adds to the pagemap of process IMAGE_PID what native/criu/left_out.c has written to PATH of
  * process PID, as lazy pages. An empty file: nothing was left out. -EINVAL: it does not go together
- * with what CRIU has dumped; nobody may restore the image. */
+ * with what CRIU has dumped; nobody may restore the image. PAGES is increased by how many. */
 int pf_images_add_left_out(const char *images, const char *path, int pid, int image_pid,
-			   struct pf_error *err);
+			   uint64_t *pages, struct pf_error *err);
