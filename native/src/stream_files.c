@@ -15,7 +15,6 @@
 #define SMALL_FRAME_BYTES 16384u
 #define TOGETHER_BYTES    32768u /* more would let the other end wait */
 
-
 static int write_waiting(struct lane *lane, struct pf_error *err)
 {
 	size_t bytes = lane->waiting;

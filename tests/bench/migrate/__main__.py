@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 from typing import Any
 
@@ -105,7 +106,7 @@ def peers(nodes: list[Node], way: Way, mebibytes: int) -> dict[str, Any]:
                 plain.move(way)
                 felt = load.end()
                 stalls.append(felt["longest_ms"])
-    except NodeFailed as error:  # CRIU's own way may fail where ours does not
+    except (NodeFailed, subprocess.SubprocessError) as error:  # CRIU's own way may fail where ours does not
         say(f"CRIU alone failed: {error}")
         if not stalls:
             return {"failed": str(error)[-500:]}

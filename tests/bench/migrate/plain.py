@@ -23,7 +23,7 @@ PORT = 6379
 COPY_PORT = 7801
 LAZY_PORT = 7802
 PLACE = "/run/podferry-plain"
-DEADLINE_S = 300.0
+DEADLINE_S = 120.0
 
 SET_UP = f"""set -e
 ip netns add plain
@@ -49,6 +49,10 @@ true
 
 INSIDE = "nsenter --net=/run/netns/plain"
 
+# Its page server must be reached while it locks the namespace of its tasks, so it stays outside.
+LEFT = "--external net[$(stat -Lc %i /run/netns/plain)]:plain"
+TAKEN = "--inherit-fd fd[9]:plain 9</run/netns/plain"
+
 # On the node that is left: PID OTHER. The route follows once the images are there. CRIU refuses to
 # dump while somebody is about to connect, unless it may forget them.
 LEAVE = {
@@ -59,10 +63,10 @@ tar -C out -c . | nc -N $2 {COPY_PORT}
 ip route replace {ADDRESS}/32 via $2
 """,
     "lazy-pages": f"""set -e
-cd {PLACE}; rm -rf out; mkdir out; rm -f ready; mkfifo ready
-{INSIDE} criu dump -t $1 -D out -o dump.log -v1 --tcp-established --skip-in-flight --lazy-pages \\
-    --address 0.0.0.0 --port {LAZY_PORT} --status-fd 9 9>ready &
-head -c 1 ready >/dev/null
+cd {PLACE}; rm -rf out; mkdir out
+criu dump -t $1 -D out -o dump.log -v1 --tcp-established --skip-in-flight {LEFT} --lazy-pages \\
+    --address 0.0.0.0 --port {LAZY_PORT} &
+until grep -q ':{LAZY_PORT:04X} 00000000:0000 0A' /proc/net/tcp; do sleep 0.002; done
 tar -C out -c . | nc -N $2 {COPY_PORT}
 ip route replace {ADDRESS}/32 via $2
 wait
@@ -82,8 +86,8 @@ cd {PLACE}; rm -rf in; mkdir in
 timeout 60 nc -l {COPY_PORT} | tar -C in -x
 ip route replace {ADDRESS}/32 dev plain0
 criu lazy-pages -D in -o lazy.log -v1 --page-server --address $1 --port {LAZY_PORT} -d
-{INSIDE} criu restore -D in -o restore.log -v1 --tcp-established --lazy-pages -d
-while pgrep -f 'criu lazy-pages' >/dev/null; do sleep 0.02; done
+criu restore -D in -o restore.log -v1 --tcp-established {TAKEN} --lazy-pages -d
+while pgrep -x criu >/dev/null; do sleep 0.02; done
 """,
 }
 
