@@ -106,7 +106,10 @@ def peers(nodes: list[Node], way: Way, mebibytes: int) -> dict[str, Any]:
                 plain.move(way)
                 felt = load.end()
                 stalls.append(felt["longest_ms"])
-    except (NodeFailed, subprocess.SubprocessError) as error:  # CRIU's own way may fail where ours does not
+    except (
+        NodeFailed,
+        subprocess.SubprocessError,
+    ) as error:  # CRIU's own way may fail where ours does not
         say(f"CRIU alone failed: {error}")
         if not stalls:
             return {"failed": str(error)[-500:]}
