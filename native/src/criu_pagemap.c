@@ -223,6 +223,30 @@ void pf_pagemap_full_name(int pid, char name[PF_PAGEMAP_NAME_BYTES])
 	snprintf(name, PF_PAGEMAP_NAME_BYTES, "full-pagemap-%d.img", pid);
 }
 
+int pf_pagemap_pid(const char *name)
+{
+	char again[PF_PAGEMAP_NAME_BYTES];
+	int pid;
+
+	if (sscanf(name, "pagemap-%d.img", &pid) != 1 || pid <= 0)
+		return 0;
+	pf_pagemap_name(pid, again);
+	return strcmp(again, name) == 0 ? pid : 0;
+}
+
+DIR *pf_pagemap_list(int images, struct pf_error *err)
+{
+	int copy = openat(images, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *directory = copy < 0 ? NULL : fdopendir(copy);
+
+	if (!directory) {
+		pf_fail_errno(err, "cannot list the images");
+		if (copy >= 0)
+			close(copy);
+	}
+	return directory;
+}
+
 static int read_named(int directory, const char *name, const char *of, struct pf_pagemap *map,
 		      struct pf_error *err)
 {

@@ -2,6 +2,7 @@
 /* Reads CRIU's pagemap-PID.img as hostile input. docs/pager.md has the byte layout. */
 #pragma once
 
+#include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,6 +40,12 @@ int pf_pagemap_read_full(int directory, int pid, const char *of, struct pf_pagem
 			 struct pf_error *err);
 
 #define PF_PAGEMAP_NAME_BYTES 32
+/* The process whose pagemap a file is; 0: it is none. pagemap-shmem-N.img and such are others. */
+int pf_pagemap_pid(const char *name);
+
+/* The files of an image; NULL and the error, or the caller's to close. */
+DIR *pf_pagemap_list(int images, struct pf_error *err);
+
 void pf_pagemap_name(int pid, char name[PF_PAGEMAP_NAME_BYTES]);
 void pf_pagemap_full_name(int pid, char name[PF_PAGEMAP_NAME_BYTES]);
 

@@ -56,21 +56,9 @@ static bool is_image(const char *name)
 	return length > 4 && strcmp(name + length - 4, ".img") == 0;
 }
 
-/* The process whose pagemap a file is; 0: it is none. pagemap-shmem-N.img and such are others. */
-static int pid_of(const char *name)
-{
-	char again[PF_PAGEMAP_NAME_BYTES];
-	int pid;
-
-	if (sscanf(name, "pagemap-%d.img", &pid) != 1 || pid <= 0)
-		return 0;
-	pf_pagemap_name(pid, again);
-	return strcmp(again, name) == 0 ? pid : 0;
-}
-
 static int add_to_view(int images, int view, const char *name, struct pf_error *err)
 {
-	int pid = pid_of(name);
+	int pid = pf_pagemap_pid(name);
 
 	if (!is_image(name))
 		return 0;
@@ -91,7 +79,7 @@ static int shorten_in_place(int images, int same, const char *name, struct pf_er
 {
 	static const char fresh[] = "short-pagemap.new";
 	char full[PF_PAGEMAP_NAME_BYTES];
-	int pid = pid_of(name), code;
+	int pid = pf_pagemap_pid(name), code;
 
 	if (!pid)
 		return 0;
@@ -112,17 +100,12 @@ static int for_each(int images, int other,
 		    int (*work)(int images, int other, const char *name, struct pf_error *err),
 		    struct pf_error *err)
 {
-	int copy = openat(images, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *directory = copy < 0 ? NULL : fdopendir(copy);
+	DIR *directory = pf_pagemap_list(images, err);
 	struct dirent *entry;
 	int code = 0;
 
-	if (!directory) {
-		code = pf_fail_errno(err, "cannot list the images");
-		if (copy >= 0)
-			close(copy);
-		return code;
-	}
+	if (!directory)
+		return err->code;
 	while (code == 0 && (entry = readdir(directory)))
 		code = work(images, other, entry->d_name, err);
 	closedir(directory);

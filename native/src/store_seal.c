@@ -286,26 +286,16 @@ static int seal_process(struct pf_store *store, int images, int pid, struct pf_s
 static int seal_all(struct pf_store *store, int images, struct pf_store_sealed *out,
 		    struct pf_error *err)
 {
-	int copy = openat(images, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *directory = copy < 0 ? NULL : fdopendir(copy);
+	DIR *directory = pf_pagemap_list(images, err);
 	struct dirent *entry;
 	int code = 0;
 
-	if (!directory) {
-		code = pf_fail_errno(err, "cannot list the images");
-		if (copy >= 0)
-			close(copy);
-		return code;
-	}
+	if (!directory)
+		return err->code;
 	while (code == 0 && (entry = readdir(directory))) {
-		char again[64];
-		int pid;
+		int pid = pf_pagemap_pid(entry->d_name);
 
-		/* pagemap-shmem-N.img and such are CRIU's alone. */
-		if (sscanf(entry->d_name, "pagemap-%d.img", &pid) != 1 || pid <= 0)
-			continue;
-		snprintf(again, sizeof(again), "pagemap-%d.img", pid);
-		if (strcmp(again, entry->d_name) == 0)
+		if (pid)
 			code = seal_process(store, images, pid, out, err);
 	}
 	closedir(directory);

@@ -10,15 +10,9 @@ from pathlib import Path
 import pytest
 
 from shim import _native
-from shim.errors import MissingFeature, NativeError
+from shim.errors import NativeError
 
-
-@pytest.fixture(autouse=True)
-def extension() -> None:
-    try:
-        _native.require()
-    except MissingFeature as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("extension")
 
 
 def test_a_failure_carries_message_and_errno() -> None:

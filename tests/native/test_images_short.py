@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shim import _native
 from shim._native_images import add_left_out, make_view, shorten
-from shim.errors import MissingFeature, NativeError, PodferryError
+from shim.errors import NativeError, PodferryError
+
+pytestmark = pytest.mark.usefixtures("extension")
 
 PAGE = 4096
 LAZY, EAGER = 2 | 4, 4
@@ -18,14 +19,6 @@ ELSEWHERE = 2  # a dump that left lazy pages to somebody else
 HEAD = struct.pack("<II", 0x54564319, 0x56084025)
 
 Entry = tuple[int, int, int]  # page number, pages, flags
-
-
-@pytest.fixture(autouse=True)
-def extension() -> None:
-    try:
-        _native.require()
-    except MissingFeature as error:
-        pytest.skip(str(error))
 
 
 def varint(value: int) -> bytes:
