@@ -163,6 +163,20 @@ def test_packets_wake_and_no_connection_is_lost(sleepers: Sleepers) -> None:
     assert sleepers.state(pod)["last_wake_cause"] == "packet"
 
 
+def test_a_sleeper_keeps_breakpoints_ready_and_lets_go_of_them(sleepers: Sleepers) -> None:
+    look = "for pid in $(pgrep podferry-monito); do ls -l /proc/$pid/fd; done | grep -c perf_event"
+
+    def events() -> int:
+        return int(sleepers.node.exec(["sh", "-c", look], check=False).text)
+
+    pod = sleepers.redis()
+    assert events() == 0
+    sleepers.sleep(pod)
+    sleepers.eventually(lambda: events() == 1)
+    assert sleepers.ask(pod, "PING") == "+PONG"
+    sleepers.eventually(lambda: events() == 0)
+
+
 def test_exec_wakes(sleepers: Sleepers) -> None:
     pod = sleepers.redis()
     sleepers.sleep(pod)
