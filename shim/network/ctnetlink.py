@@ -36,6 +36,7 @@ _NAT_PORT_MIN, _NAT_PORT_MAX = 1, 2
 _SETTLED = 0x2 | 0x4 | 0x8
 _BE_LIBERAL = 0x08  # IP_CT_TCP_FLAG_BE_LIBERAL
 _IPPROTO_TCP = 6
+_TRIES = 3
 _CLOSED = frozenset({7, 8})  # TIME_WAIT, CLOSE of enum tcp_conntrack
 _GONE, _THERE = errno.ENOENT, errno.EEXIST
 _RECEIVE_BYTES = 1 << 20
@@ -72,17 +73,25 @@ def dump(addresses: Iterable[str], *, open_only: bool = False) -> list[Entry]:
 def create(entries: Iterable[Entry]) -> None:
     """Makes entries, settled, that never judge a TCP window; replaces those of the same tuples."""
     # Inside a freeze: most of them are not there, so only those that are get removed first.
-    there = _each(entries, _composed, tolerated=_THERE)
-    if there:
-        removals = [
-            _message(_DELETE, _REQUEST | _ACK, _family(one), key)
-            for one in there
-            for key in (_key(one), _tuple(_REPLY, one.protocol, one.reply))
-        ]
-        with _socket() as netlink:
-            for at in range(0, len(removals), _BATCH):
-                _exchange(netlink, removals[at : at + _BATCH], _GONE)
-        _each(there, _composed)
+    refused = _each(entries, _composed, _THERE)
+    for _ in range(_TRIES):
+        refused = _replace(refused)
+    # A packet that this node sends on makes its entry anew before ours is there. It says the same,
+    # but for how strictly it judges.
+    _each((one for one in refused if one.protocol == _IPPROTO_TCP), _loosened, _THERE)
+
+
+def _replace(entries: list[Entry]) -> list[Entry]:
+    """Removes and makes each in one message to the kernel; gives those that were there again."""
+    refused = []
+    with _socket() as netlink:
+        for one in entries:
+            keys = _key(one), _tuple(_REPLY, one.protocol, one.reply)
+            removals = [_message(_DELETE, _REQUEST | _ACK, _family(one), key) for key in keys]
+            *_, code = _exchange(netlink, [*removals, _composed(one)], _THERE)
+            if code == _THERE:
+                refused.append(one)
+    return refused
 
 
 def loosen(entries: Iterable[Entry]) -> None:
@@ -125,7 +134,7 @@ def _each(
         for at in range(0, len(pending), _BATCH):
             batch = pending[at : at + _BATCH]
             answers = _exchange(netlink, [compose(one) for one in batch], tolerated)
-            refused += [one for one, code in zip(batch, answers, strict=True) if code]
+            refused += [one for one, code in zip(batch, answers, strict=True) if code == tolerated]
     return refused
 
 
