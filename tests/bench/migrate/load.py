@@ -12,6 +12,7 @@ It uses the standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
@@ -58,7 +59,7 @@ class Load:
         self.busy = Connection(address, port, f"{self.run}:busy")
         self.idle = [Connection(address, port, f"{self.run}:{n}") for n in range(idle)]
         self.lock = threading.Lock()
-        self.fresh_number = 0
+        self.fresh_number = self.dials = 0
         self.errors: list[str] = []
         self.resets = self.wrong = 0
         self.reset_figures()
@@ -81,7 +82,8 @@ class Load:
                 self.busy.ask()
             except (OSError, ValueError) as error:
                 self.failed(error)
-                return
+                self.dial_again()
+                continue
             now = time.monotonic()
             with self.lock:
                 self.asked += 1
@@ -90,6 +92,15 @@ class Load:
                 seen = self.buckets.setdefault(int((now - self.begun_s) / BUCKET_S), [0, 0])
                 seen[0] += 1
                 seen[1] = max(seen[1], waited_s * 1e3)
+
+    def dial_again(self) -> None:
+        """As a user would whose connection is lost; the wait goes on until the next answer."""
+        while True:
+            time.sleep(FRESH_EVERY_S)
+            self.dials += 1
+            with contextlib.suppress(OSError):
+                self.busy = Connection(*self.where, f"{self.run}:busy:{self.dials}")
+                return
 
     def keep_dialling(self) -> None:
         """New connections, each of which asks once."""
