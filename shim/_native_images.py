@@ -55,7 +55,8 @@ def add_left_out(images: Path, left_out: Path, pids: Mapping[int, int]) -> int:
         NativeError, InvalidMessage: it does not go together with what was dumped; nobody may
             restore the image.
     """
-    unknown = _pids_in(left_out) - set(pids)
+    concerned = _pids_in(left_out)
+    unknown = concerned - set(pids)
     if unknown:
         raise InvalidMessage(
             f"CRIU was kept from dumping processes that are not sent: {sorted(unknown)}",
@@ -63,8 +64,8 @@ def add_left_out(images: Path, left_out: Path, pids: Mapping[int, int]) -> int:
         )
     ffi, lib = binding()
     pages = ffi.new("uint64_t *")
-    for pid, image_pid in pids.items():
-        call(lib.pf_images_add_left_out, bytes(images), bytes(left_out), pid, image_pid, pages)
+    for pid in sorted(concerned):
+        call(lib.pf_images_add_left_out, bytes(images), bytes(left_out), pid, pids[pid], pages)
     return int(pages[0])
 
 
@@ -74,4 +75,6 @@ def _pids_in(left_out: Path) -> set[int]:
         _, pid, count = _HEAD.unpack_from(data, at)
         at += _HEAD.size + count * _REGION_BYTES
         found.add(pid)
+    if at < len(data):
+        raise InvalidMessage("what CRIU was kept from is cut off", where=str(left_out))
     return found

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum exit_status {
 	EXIT_ALL_IN = 0,
@@ -180,15 +179,13 @@ static void say_all_in(struct pager *pager)
 {
 	struct monitor_message message = {.type = MONITOR_ALL_IN, .pages = pager->figures.placed};
 	const struct pager_figures *figures = &pager->figures;
-	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
 	fprintf(stderr,
 		"podferry-pager: all in: pages=%llu zero_pages=%llu faults=%llu events=%llu "
 		"fill_us=%lld\n",
 		(unsigned long long)figures->placed, (unsigned long long)figures->zeroed,
 		(unsigned long long)figures->faults, (unsigned long long)figures->events,
-		(now.tv_sec * 1000000000LL + now.tv_nsec - figures->restored_ns) / 1000);
+		(long long)(pager_now_ns() - figures->restored_ns) / 1000);
 	monitor_send(pager->monitor, message, -1, NULL);
 }
 

@@ -135,7 +135,9 @@ async def get_up(bed: Bed) -> float:
         try:
             await asked.wake()
         except CriuFailed as error:
-            told = explained(bed.name, _restored_from(Path(bed.images)) / "restore.log", error)
+            directory = Path(bed.images)
+            place = _restored_from(directory, lazy=_is_lazy(directory))
+            told = explained(bed.name, place / "restore.log", error)
             raise RestoreFailed(told.what, where=told.where, remedy=told.remedy) from error
     return (time.monotonic() - began) * 1000
 
@@ -177,13 +179,14 @@ def _is_lazy(directory: Path) -> bool:
     return PAGER.exists() and images.page_bytes(directory) >= LAZY_FROM_BYTES
 
 
-def _restored_from(directory: Path) -> Path:
-    return directory / images.VIEW if _is_lazy(directory) else directory
+def _restored_from(directory: Path, *, lazy: bool) -> Path:
+    return directory / images.VIEW if lazy else directory
 
 
 def _arming(bed: Bed, namespaces: tuple[int, ...], release: Release) -> Arming:
     directory = Path(bed.images)
-    lazy, place = _is_lazy(directory), str(_restored_from(directory))
+    lazy = _is_lazy(directory)
+    place = str(_restored_from(directory, lazy=lazy))
     what = launch.restore(bed.sleeper, place, bed.clone, lazy=lazy)
     journal = str(directory / "pager.journal")
     argv = (str(PAGER), "--images", bed.images, "--work-dir", place, "--journal", journal)

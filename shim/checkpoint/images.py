@@ -97,17 +97,15 @@ def seal(directory: Path) -> int:
     return sum(one.size_bytes for one in entries.values())
 
 
-def make_view(directory: Path) -> Path:
-    """Makes an image's view for a lazy restore, or makes it again; where it is.
+def make_view(directory: Path) -> None:
+    """Makes an image's view for a lazy restore, or makes it again.
 
     Raises:
         NativeError: a pagemap is not as CRIU writes it.
     """
     from shim import _native_images  # for the sake of a fast start of the service
 
-    view = directory / VIEW
-    _native_images.make_view(directory, view)
-    return view
+    _native_images.make_view(directory, directory / VIEW)
 
 
 def page_bytes(directory: Path) -> int:
